@@ -1,0 +1,81 @@
+"""Engine arguments, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.params import ParameterError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
+POLICIES = ("fcfs", "priority")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArgs:
+    """How the engine is built. Names follow vLLM; sizes are tokens, sequences or bytes.
+
+    Args:
+        model: a known short name, a local folder, a ``.gguf`` file or a hub id.
+        tokenizer: where the tokenizer is, if not with the model.
+        revision: the hub revision.
+        runner: ``generate`` or ``pooling``; ``auto`` infers it from the architecture.
+        dtype: weights and activations; ``auto`` is the checkpoint's own, on CPU float32 for GGUF.
+        max_model_len: most tokens of prompt and output together; ``None`` is the model's own limit.
+        load_format: where weights come from; ``dummy`` draws them at a trained model's scale.
+        seed: the engine seed, from which unseeded requests draw.
+        hf_overrides: entries that replace those of the model's config.
+        kv_cache_memory_bytes: size of the KV cache; ``None`` sizes it from free memory.
+        gpu_memory_utilization: share of the device's memory that the engine may use.
+        block_size: tokens in one KV cache block.
+        max_num_batched_tokens: tokens in one step; ``None`` lets the device decide.
+        max_num_seqs: sequences in one step; ``None`` lets the device decide.
+        scheduling_policy: order in which waiting requests start.
+        enable_chunked_prefill: let one prompt be computed over several steps.
+        enable_prefix_caching: reuse the blocks of equal prompt beginnings.
+        batch_invariant: make every row's arithmetic independent of its neighbours.
+        device: ``auto`` takes CUDA where there is one.
+        skip_tokenizer_init: run on token ids alone.
+    """
+
+    model: str
+    tokenizer: str | None = None
+    revision: str | None = None
+    runner: Literal["auto", "generate", "pooling"] = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    load_format: str = "auto"
+    seed: int = 0
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    block_size: int = 16
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    scheduling_policy: str = "fcfs"
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    batch_invariant: bool = True
+    device: str = "auto"
+    skip_tokenizer_init: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("load_format", LOAD_FORMATS),
+            ("scheduling_policy", POLICIES),
+            ("device", DEVICES),
+            ("runner", ("auto", "generate", "pooling")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ParameterError(name, getattr(self, name), f"one of {', '.join(allowed)}")
+        for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ParameterError(name, value, "an integer of at least 1, or None")
+        if self.block_size < 1:
+            raise ParameterError("block_size", self.block_size, "at least 1")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ParameterError("gpu_memory_utilization", self.gpu_memory_utilization, "above 0 and at most 1")

@@ -1,0 +1,87 @@
+"""What a request gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One token's log-probability under the model's unprocessed distribution; ``rank`` counts from 1."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+TokenLogprobs = Mapping[int, Logprob]
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """Times of one request in seconds on ``time.monotonic``'s clock; ``None`` where the moment never came."""
+
+    arrival: float
+    scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    preemptions: int = 0
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds from arrival to the first token."""
+        return None if self.first_token is None else self.first_token - self.arrival
+
+    @property
+    def e2e(self) -> float | None:
+        """Seconds from arrival to the last token."""
+        return None if self.last_token is None else self.last_token - self.arrival
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One completion. ``finish_reason``: stop, length, abort or error; ``stop_reason``: the string or id that stopped
+    it, ``None`` for end of sequence."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    cumulative_logprob: float | None = None
+    logprobs: Sequence[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """The result of one generation request. A request that could not run has ``error`` set and no outputs."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: Sequence[int]
+    outputs: Sequence[CompletionOutput]
+    finished: bool = True
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
+    metrics: RequestMetrics | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One pooled vector of ``hidden_size`` values, or of ``PoolingParams.dimensions`` where given."""
+
+    embedding: Sequence[float]
+
+
+@dataclass(frozen=True)
+class EmbeddingRequestOutput:
+    """The result of one embedding request. A request that could not run has ``error`` set and an empty vector."""
+
+    request_id: str
+    outputs: Embedding
+    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
+    finished: bool = True
+    metrics: RequestMetrics | None = None
+    error: str | None = None
