@@ -74,16 +74,17 @@ def paged_attention(
     return out
 
 
-def reference(
-    query: torch.Tensor, cache: LayerCache, batch: AttentionBatch, scale: float, window: int
-) -> torch.Tensor:
+def reference(query: torch.Tensor, cache: LayerCache, batch: AttentionBatch, scale: float, window: int) -> torch.Tensor:
     """The definition, in float64: softmax(q k / sqrt(d)) v over the visible keys of each sequence (Vaswani et al. 2017)."""
     out = torch.empty_like(query)
     for i, context in enumerate(batch.context_lens):
         start, stop = batch.query_starts[i], batch.query_starts[i + 1]
         keys, values = (x.double() for x in gather(cache, batch.block_tables[i], context))
         group = query.shape[1] // keys.shape[1]
-        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)  # [context, heads, head_dim]
+        keys, values = (
+            keys.repeat_interleave(group, 1),
+            values.repeat_interleave(group, 1),
+        )  # [context, heads, head_dim]
         scores = torch.einsum("qhd,khd->hqk", query[start:stop].double(), keys) * scale
         positions = torch.arange(context - (stop - start), context, device=query.device)[:, None]
         seen = torch.arange(context, device=query.device)[None, :]

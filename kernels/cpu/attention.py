@@ -176,6 +176,4 @@ def paged_attention(
     kv_heads = key_cache.shape[1]
     factor = np.float32(np.float32(scale) * LOG2E)
     for item in numba.prange(tiles.shape[0] * kv_heads):
-        _attend(
-            query, key_cache, value_cache, tables, tiles, item // kv_heads, item % kv_heads, window, factor, out
-        )
+        _attend(query, key_cache, value_cache, tables, tiles, item // kv_heads, item % kv_heads, window, factor, out)

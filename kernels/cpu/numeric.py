@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "cache": True}
 PARALLEL: dict[str, Any] = {**FLAGS, "parallel": True}
 
+
 @intrinsic  # type: ignore[untyped-decorator]
 def from_bits(_context: Any, _word: Any) -> Any:
     """The float32 with this uint32 bit pattern."""
