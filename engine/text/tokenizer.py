@@ -18,6 +18,7 @@ from engine.text.chat import ChatTemplateError, apply_template
 __all__ = ["ChatTemplateError", "TextError", "Tokenizer", "TokenizerNotFoundError", "load_tokenizer"]
 
 _CONTEXT = 6  # prompt tokens that can influence how the first output token is written
+_LOOK_BACK = 64  # prompt tokens searched for them
 
 
 class TextError(ValueError):
@@ -79,16 +80,19 @@ class Tokenizer:
         if self.is_byte_level:
             return self._decode(ids, skip_special_tokens)
         context = self.context(prompt_ids)
-        text = ""
         joined = skip_special_tokens or spaces_between_special_tokens
-        for part in [[*context, *ids]] if joined else self._split_added([*context, *ids]):
-            text += self._decode(part, skip_special_tokens)
-        return text[len(self._decode(context, skip_special_tokens)) :]
+        parts = [[*context, *ids]] if joined else self._split_added(context, ids)
+        text = "".join(self._decode(part, skip_special_tokens) for part in parts)
+        return text[len(self._decode(context, skip_special_tokens)) :] if context else text
 
     def context(self, prompt_ids: Sequence[int]) -> list[int]:
-        """The end of a prompt that decides how what follows is written; empty where nothing does."""
-        tail = [] if self.is_byte_level else list(prompt_ids[-_CONTEXT:])
-        return [] if tail and self.is_byte_token(tail[-1]) else tail
+        """The end of a prompt that decides how what follows is written; empty where nothing does.
+
+        Byte tokens are left out: they say nothing about spaces, and would join with byte tokens of the output.
+        """
+        if self.is_byte_level:
+            return []
+        return [token_id for token_id in prompt_ids[-_LOOK_BACK:] if not self.is_byte_token(token_id)][-_CONTEXT:]
 
     def token_text(self, token_id: int) -> str:
         """One token's own text, special or not; U+FFFD stands for bytes that are no whole character."""
@@ -188,9 +192,9 @@ class Tokenizer:
             )
         return text
 
-    def _split_added(self, ids: Sequence[int]) -> list[list[int]]:
+    def _split_added(self, context: Sequence[int], ids: Sequence[int]) -> list[list[int]]:
         """Parts that begin anew between two adjacent added tokens, so that no space is written there."""
-        parts: list[list[int]] = [[]]
+        parts = [list(context)]
         for token_id in ids:
             if parts[-1] and token_id in self.added_ids and parts[-1][-1] in self.added_ids:
                 parts.append([])
