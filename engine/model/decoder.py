@@ -20,16 +20,12 @@ from kernels.rope_cache import HeadNorm, rope_and_cache
 
 @dataclass(frozen=True)
 class DecoderBatch:
-    """The tokens of one step, laid out one sequence after the other.
-
-    ``samples`` are the tokens whose logits are wanted.
-    """
+    """The tokens of one step, laid out one sequence after the other."""
 
     tokens: torch.Tensor  # [tokens] int64
     positions: torch.Tensor  # [tokens] int64
     slots: torch.Tensor  # [tokens] int64
     attention: AttentionBatch
-    samples: torch.Tensor  # [samples] int64
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,8 @@ class Decoder:
         self.head = PackedLinear(head)
         checkpoint.finish()
 
-    def __call__(self, batch: DecoderBatch, caches: Iterable[LayerCache]) -> torch.Tensor:
-        """Compute one step: logits [samples, vocab] float32."""
+    def hidden_states(self, batch: DecoderBatch, caches: Iterable[LayerCache]) -> torch.Tensor:
+        """Compute one step up to the output head: [tokens, hidden], normalised."""
         spec, eps = self.spec, self.spec.norm_eps
         x = self.embedding[batch.tokens]  # [tokens, hidden]
         residual = torch.zeros_like(x)
@@ -78,8 +74,11 @@ class Decoder:
             x = layer.output(x.flatten(1))
             x = layer.gate_up(add_rms_norm(x, residual, layer.mlp_norm, eps))
             x = layer.down(silu_mul(x))
-        x, residual = x[batch.samples], residual[batch.samples]
-        return self.head(add_rms_norm(x, residual, self.norm, eps)).float()
+        return add_rms_norm(x, residual, self.norm, eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The output head: hidden [rows, hidden] -> [rows, vocab] float32."""
+        return self.head(hidden).float()
 
 
 def _layer(spec: DecoderSpec, prefix: str, checkpoint: Checkpoint) -> Layer:
