@@ -165,4 +165,4 @@ class PoolingParams:
 
 
 Prompt = str | Sequence[int] | dict[str, Any]
-"""Text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``, the last two with an optional ``cache_salt``."""
+"""Text, token ids, or a mapping with one of ``prompt``, ``prompt_token_ids`` and ``messages``; see ``engine.text.inputs``."""

@@ -25,7 +25,7 @@ class AttentionBatch:
 
     @cached_property
     def tiles(self) -> torch.Tensor:
-        """[tiles, 4] int32: sequence, first query token, query tokens, position of the first. Longest contexts first."""
+        """[tiles, 4] int32: sequence, first query, queries, position of the first. Longest contexts first."""
         from kernels.cpu.attention import QUERY_TILE
 
         rows = []
@@ -75,7 +75,7 @@ def paged_attention(
 
 
 def reference(query: torch.Tensor, cache: LayerCache, batch: AttentionBatch, scale: float, window: int) -> torch.Tensor:
-    """The definition, in float64: softmax(q k / sqrt(d)) v over the visible keys of each sequence (Vaswani et al. 2017)."""
+    """The definition, in float64: softmax(q k / sqrt(d)) v over a sequence's visible keys (Vaswani et al. 2017)."""
     out = torch.empty_like(query)
     for i, context in enumerate(batch.context_lens):
         start, stop = batch.query_starts[i], batch.query_starts[i + 1]

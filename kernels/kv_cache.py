@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -24,14 +26,20 @@ class LayerCache:
 def allocate(
     blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
 ) -> LayerCache:
-    """Allocate one layer's cache, zeroed: padding lanes of the last block are multiplied by zero weights and must be finite."""
+    """Allocate one layer's cache, zeroed: lanes past a sequence's end meet zero weights and must be finite."""
     if device.type == "cpu":
-        keys = torch.zeros(blocks, kv_heads, head_dim, block_size, dtype=dtype)
-        values = torch.zeros(blocks, kv_heads, block_size, head_dim, dtype=dtype)
+        keys = _lazy_zeros((blocks, kv_heads, head_dim, block_size), dtype)
+        values = _lazy_zeros((blocks, kv_heads, block_size, head_dim), dtype)
     else:
         keys = torch.zeros(blocks, block_size, kv_heads, head_dim, dtype=dtype, device=device)
         values = torch.zeros_like(keys)
     return LayerCache(keys, values, block_size)
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros whose pages the operating system provides when they are first touched: the cache costs what it holds."""
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
 
 
 def bytes_per_block(block_size: int, kv_heads: int, head_dim: int, layers: int, dtype: torch.dtype) -> int:
@@ -40,7 +48,7 @@ def bytes_per_block(block_size: int, kv_heads: int, head_dim: int, layers: int, 
 
 
 def gather(cache: LayerCache, block_table: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of the first ``length`` tokens of a sequence, each [length, kv_heads, head_dim], for references."""
+    """Keys and values of a sequence's first ``length`` tokens, each [length, kv_heads, head_dim], for references."""
     blocks = block_table[: -(-length // cache.block_size)].long()
     keys, values = cache.keys[blocks], cache.values[blocks]
     if cache.keys.device.type == "cpu":

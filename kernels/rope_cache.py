@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), per-head q/k norm and the write of keys and values into the paged cache."""
+"""Rotary position embedding (Su et al. 2021), per-head q/k norm, and the write of k and v into the paged cache."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def rope_and_cache(
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the first ``2 * cos.shape[-1]`` values of each head of x [tokens, heads, head_dim]; cos, sin [tokens, half]."""
+    """Rotate the first 2 * half values of each head of x [tokens, heads, head_dim]; cos, sin are [tokens, half]."""
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     cos, sin = cos[:, None], sin[:, None]

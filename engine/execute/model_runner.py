@@ -12,6 +12,7 @@ from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from kernels.attention import AttentionBatch
+from kernels.identity import kernel_id
 from kernels.kv_cache import LayerCache, allocate
 
 PROMPT_LOGITS_ROWS = 64  # rows of logits held at a time for prompt_logprobs
@@ -28,11 +29,14 @@ class StepResult:
 class ModelRunner:
     """Owns the model and the KV cache's tensors."""
 
-    def __init__(self, model: Decoder, blocks: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Decoder, blocks: int, block_size: int, device: torch.device, batch_invariant: bool = True
+    ) -> None:
         spec = model.spec
         self.model = model
         self.block_size = block_size
         self.device = device
+        self.batch_invariant = batch_invariant
         self.caches: list[LayerCache] = [
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
@@ -57,9 +61,22 @@ class ModelRunner:
         drawn = sample(self.model.logits(hidden[rows]), requests)
         return StepResult(dict(zip(requests, drawn, strict=True)), scored)
 
+    def numerics(self) -> Mapping[str, str]:
+        """What the tokens depend on beside weights and requests."""
+        return {
+            "device": self.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "packed_weights": str(self.model.head.packed),
+            "kernels": kernel_id(self.device),
+        }
+
     def _batch(self, plan: StepPlan) -> DecoderBatch:
         """Lay the plan's tokens out one sequence after the other."""
-        tokens, positions, starts = [], [], [0]
+        tokens: list[int] = []
+        positions: list[int] = []
+        starts = [0]
         for part in plan.slices:
             tokens += part.request.tokens(part.start, part.stop)
             positions += range(part.start, part.stop)

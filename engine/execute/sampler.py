@@ -18,7 +18,7 @@ from kernels.noise import gumbel
 
 @dataclass(frozen=True)
 class RawLogprobs:
-    """Log-probabilities at one position: the chosen token's with its rank (from 1), then the likeliest ones in order."""
+    """Log-probabilities at one position: the chosen token's with its rank (from 1), then the likeliest in order."""
 
     token: int
     logprob: float

@@ -99,7 +99,9 @@ def _layer(spec: DecoderSpec, prefix: str, checkpoint: Checkpoint) -> Layer:
 
     return Layer(
         input_norm=norm("input_layernorm", hidden),
-        qkv=linear(hidden, spec.qkv_bias, ("self_attn.q_proj", query), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)),
+        qkv=linear(
+            hidden, spec.qkv_bias, ("self_attn.q_proj", query), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)
+        ),
         head_norm=HeadNorm(head_norm("q_norm"), head_norm("k_norm"), spec.norm_eps),
         output=linear(query, spec.output_bias, ("self_attn.o_proj", hidden)),
         mlp_norm=norm("post_attention_layernorm", hidden),

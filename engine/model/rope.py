@@ -34,7 +34,9 @@ def _frequencies(spec: DecoderSpec) -> tuple[torch.Tensor, float]:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     if kind not in ROPE_INIT_FUNCTIONS:
-        raise UnsupportedModelError(f"rope_type={kind!r} is unknown; known are default, {', '.join(ROPE_INIT_FUNCTIONS)}")
+        raise UnsupportedModelError(
+            f"rope_type={kind!r} is unknown; known are default, {', '.join(ROPE_INIT_FUNCTIONS)}"
+        )
     config = LlamaConfig(
         hidden_size=spec.hidden_size,
         num_attention_heads=spec.heads,

@@ -1,4 +1,4 @@
-"""The pool of KV cache blocks: reference counts, a free list in least-recently-used order, and the prefix cache's index."""
+"""The pool of KV cache blocks: reference counts, a free list in least-recently-used order, the prefix cache's index."""
 
 from __future__ import annotations
 

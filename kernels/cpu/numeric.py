@@ -1,4 +1,4 @@
-"""What every CPU kernel needs: NumPy views of tensors, bfloat16 as 16-bit integers, and an exponential that vectorises."""
+"""What every CPU kernel needs: NumPy views of tensors, bfloat16 as 16-bit integers, a vectorising exponential."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"co
 PARALLEL: dict[str, Any] = {**FLAGS, "parallel": True}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def from_bits(_context: Any, _word: Any) -> Any:
     """The float32 with this uint32 bit pattern."""
 
@@ -27,7 +27,7 @@ def from_bits(_context: Any, _word: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def to_bits(_context: Any, _value: Any) -> Any:
     """The uint32 bit pattern of this float32."""
 
@@ -57,7 +57,7 @@ def use_threads(work: int, per_thread: int) -> None:
     numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, work // per_thread)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen(_context: Any, stored: Any) -> Any:
     """float32 value of one stored element: itself, or the bfloat16 with these bits (uint16)."""
 
@@ -70,7 +70,7 @@ def widen(_context: Any, stored: Any) -> Any:
     return types.float32(types.float32), lambda _target, _builder, _signature, args: args[0]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def narrow(_context: Any, value: Any, array: Any) -> Any:
     """The float32 ``value`` as an element of ``array``: itself, or the bits of the nearest bfloat16 (ties to even)."""
 

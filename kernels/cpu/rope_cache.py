@@ -35,7 +35,8 @@ def rope_and_cache(
         q_norm: [head_dim] float32 weights of the per-head RMSNorm, or of length 0 for none. k_norm: the same.
         eps: of the per-head norm.
         query: [tokens, heads, head_dim] float32, written.
-        key_cache: [blocks, kv_heads, head_dim, block_size], written. value_cache: [blocks, kv_heads, block_size, head_dim].
+        key_cache: [blocks, kv_heads, head_dim, block_size], written.
+        value_cache: [blocks, kv_heads, block_size, head_dim], written.
     """
     tokens, heads, dim = query.shape
     kv_heads, block_size = key_cache.shape[1], key_cache.shape[3]
