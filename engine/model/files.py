@@ -66,7 +66,7 @@ def resolve_model(name: str, revision: str | None = None, load_format: str = "au
         _refuse_revision(name, revision)
         return _from_path(name, _packaged_path(name), load_format)
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():
         _refuse_revision(name, revision)
         return _from_path(name, path, load_format)
     if _looks_local(name):

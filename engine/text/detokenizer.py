@@ -71,12 +71,15 @@ class _WindowStream:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special: bool, joined: bool) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._skipped: frozenset[int] = tokenizer.special_ids if skip_special else frozenset()
         self._added: frozenset[int] = frozenset() if joined else tokenizer.added_ids
         self._window = tokenizer.context(prompt_ids)
         self._given = self._decode()  # the part of the window's text that is out already
         self._pending_from = len(self._window)
 
     def push(self, token_id: int) -> str:
+        if token_id in self._skipped or not self._tokenizer.knows(token_id):
+            return ""  # decoding drops it before anything else: its neighbours are neighbours of each other
         if token_id in self._added and self._window and self._window[-1] in self._added:
             piece = self.flush()
             self._window, self._given, self._pending_from = [], "", 0

@@ -1,4 +1,4 @@
-"""Text to token ids and back, over transformers' tokenizers; one inside a GGUF file is converted once and cached."""
+"""Text to token ids and back, over transformers' tokenizers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from engine.model.cache import cache_folder, file_digest, publish_folder
 from engine.model.files import PACKAGED, ModelFiles, ModelNotFoundError, resolve_model
 from engine.text.byte_level import token_bytes
 from engine.text.chat import ChatTemplateError, apply_template
+from engine.text.convert import from_folder, from_gguf
 
 __all__ = ["ChatTemplateError", "TextError", "Tokenizer", "TokenizerNotFoundError", "load_tokenizer"]
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _CONTEXT = 6  # prompt tokens that can influence how the first output token is written
 _LOOK_BACK = 64  # prompt tokens searched for them
 
@@ -172,6 +172,10 @@ class Tokenizer:
 
         return isinstance(self._backend.decoder, ByteLevel)
 
+    def knows(self, token_id: int) -> bool:
+        """Whether the id stands for a token; a model's table often has more rows than there are."""
+        return self.hf.convert_ids_to_tokens(token_id) is not None
+
     def is_byte_token(self, token_id: int) -> bool:
         """Whether a token is a single raw byte, written ``<0xE4>`` (SentencePiece's byte fallback)."""
         token = self.hf.convert_ids_to_tokens(token_id)
@@ -223,12 +227,12 @@ def load_tokenizer(files: ModelFiles, override: str | None = None) -> Tokenizer:
         TokenizerNotFoundError: there is no tokenizer that transformers can load.
     """
     name, source = (files.name, files.gguf or files.folder) if override is None else (override, _source(override))
+    assert source is not None
+    is_gguf = source.is_file()
+    if not is_gguf and not any((source / file).is_file() for file in _TOKENIZER_FILES):
+        raise TokenizerNotFoundError(f"no tokenizer for {name!r}: {source} holds none of {', '.join(_TOKENIZER_FILES)}")
     try:
-        if isinstance(source, Path) and source.suffix == ".gguf" and source.is_file():
-            return Tokenizer(_from_gguf(source))
-        from transformers import AutoTokenizer
-
-        return Tokenizer(AutoTokenizer.from_pretrained(str(source)))
+        return Tokenizer(from_gguf(source) if is_gguf else from_folder(source))
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise TokenizerNotFoundError(f"no tokenizer for {name!r} in {source}: {reason}") from None
@@ -243,22 +247,3 @@ def _source(override: str) -> Path:
     source = files.gguf or files.folder
     assert source is not None
     return source
-
-
-def _from_gguf(path: Path) -> Any:
-    """Converting takes seconds and imports torch, loading the converted folder neither."""
-    converted = cache_folder() / "tokenizers" / f"{file_digest(path)[:32]}-transformers-{version('transformers')}"
-    if not (converted / "tokenizer_config.json").is_file():
-        try:
-            publish_folder(converted, lambda folder: _convert(path).save_pretrained(str(folder)))
-        except OSError:
-            return _convert(path)  # the cache cannot be written: slower, not wrong
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast.from_pretrained(str(converted))
-
-
-def _convert(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)

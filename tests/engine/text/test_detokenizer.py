@@ -60,7 +60,7 @@ def outputs(draw: st.DrawFn) -> tuple[str, list[int], list[int]]:
     texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12)).map(
         lambda text: tokenizer.encode(text.encode("utf-8", "ignore").decode(), add_special_tokens=False)
     )
-    random_ids = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=8)
+    random_ids = st.lists(st.integers(0, tokenizer.vocab_size + 2), max_size=8)
     low_ids = st.lists(st.integers(0, min(300, tokenizer.vocab_size - 1)), max_size=8)  # specials and single bytes
     ids = [token_id for part in draw(st.lists(st.one_of(texts, random_ids, low_ids), max_size=4)) for token_id in part]
     return name, ids[: draw(st.integers(0, len(ids)))], draw(texts)

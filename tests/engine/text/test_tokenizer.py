@@ -177,7 +177,10 @@ def test_unwritable_cache_costs_time_only(smol: ModelFiles, monkeypatch: pytest.
 def test_override_and_missing_tokenizer(smol: ModelFiles, minilm: Tokenizer, tmp_path: Path) -> None:
     assert load_tokenizer(smol, "all-minilm-l6-v2").digest() == minilm.digest()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(TokenizerNotFoundError, match=f"no tokenizer for '{tmp_path}'"):
+    with pytest.raises(TokenizerNotFoundError, match=f"no tokenizer for '{tmp_path}': .* holds none of tokenizer.json"):
+        load_tokenizer(ModelFiles(str(tmp_path), tmp_path, None, ()))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerNotFoundError, match=f"no tokenizer for '{tmp_path}' in {tmp_path}: .+"):
         load_tokenizer(ModelFiles(str(tmp_path), tmp_path, None, ()))
     with pytest.raises(ValueError, match="no such file or folder"):
         load_tokenizer(smol, "./nowhere")
