@@ -27,6 +27,7 @@ FLUSH_SECONDS = 2.0
 MOST_BUFFERED = 1000  # MLflow's limit for one batch; older points give way if the server stays away
 MOST_PARAMS = 100  # MLflow's limit for one batch
 RECORD = "tracking.json"
+ATTEMPTS = 3  # for what is written once: another process may hold the database for a moment
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,13 @@ class MlflowTracker:
         if self._pending is not None:
             self._pending.result()
         self._worker.shutdown(wait=True)
-        self._safely("log progress", self._flush)
-        self._safely("log the metrics", lambda: self._write_metrics(metrics))
-        self._safely("log the dataset", self._write_dataset)
+        self._finally("log progress", self._flush)
+        self._finally("log the metrics", lambda: self._write_metrics(metrics))
+        self._finally("log the dataset", self._write_dataset)
         for path in artifacts:
             if path.is_file():
-                self._safely(f"upload {path.name}", partial(self._store.client.log_artifact, self._id, str(path)))
-        self._safely("end the run", lambda: self._store.client.set_terminated(self._id, status=status))
+                self._finally(f"upload {path.name}", partial(self._store.client.log_artifact, self._id, str(path)))
+        self._finally("end the run", lambda: self._store.client.set_terminated(self._id, status=status))
 
     def _write_metrics(self, metrics: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -192,6 +193,16 @@ class MlflowTracker:
             f"  {mlflow_command(self._store.uri)}",
         ]
         return "\n".join(lines)
+
+    def _finally(self, what: str, action: Callable[[], object]) -> None:
+        """Do it, trying again after a second; trouble that stays becomes a warning."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                action()
+                return
+            except Exception:
+                time.sleep(1.0)
+        self._safely(what, action)
 
     def _safely(self, what: str, action: Callable[[], object]) -> None:
         """Do it; trouble becomes one warning per run, and the rows go on."""

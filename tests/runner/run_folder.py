@@ -42,7 +42,7 @@ SUBJECTS = (
     "The harbour council",
     "A team of botanists",
     "The regional orchestra",
-    "Two small museums",
+    "A small museum",
     "The night ferry",
 )
 VERBS = ("agreed to reopen", "has finally catalogued", "will give away", "spent a year repairing", "quietly replaced")
@@ -111,7 +111,7 @@ class _Simulation:
         self.peak_blocks, self.peak_running = max(self.peak_blocks, blocks), max(self.peak_running, len(self.running))
         count = len(self.running)
         self.running = [row for row in self.running if row.made < row.target]
-        point = TimelinePoint(self.time + 2.4, count, len(self.waiting), blocks / BLOCKS, self.tokens)
+        point = TimelinePoint(self.time, count, len(self.waiting), blocks / BLOCKS, self.tokens)
         self.timeline.append(point)
 
 
@@ -158,8 +158,9 @@ def _text(rng: np.random.Generator, sentences: int) -> str:
 def config(rows: int) -> dict[str, Any]:
     """A resolved configuration like that of a summarising recipe."""
     return {
+        "name": "demo",
         "task": {"kind": "chat"},
-        "model": {"model": "smollm2-135m-instruct", "dtype": "float32", "revision": None},
+        "model": {"name": "smollm2-135m-instruct", "dtype": "float32", "revision": None},
         "prompt": {"system": "You write one-paragraph summaries.", "user": "Summarize:\n\n{{ article }}"},
         "engine": {"max_model_len": 2048, "max_num_seqs": SEQUENCES, "block_size": BLOCK_SIZE, "seed": 0},
         "sampling": {"temperature": 0.0, "max_tokens": 128, "stop": ["\n\n"]},

@@ -91,9 +91,8 @@ def test_percentiles_need_enough_samples(statistic: str, needed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.001, 1e4), min_size=100, max_size=300))
 def test_percentiles_equal_a_naive_computation(seconds: list[float]) -> None:
-    metrics = measure([row(i, arrival_s=0.0, first_token_s=s, last_token_s=s) for i, s in enumerate(seconds)])[
-        "metrics"
-    ]
+    rows = [row(i, arrival_s=0.0, first_token_s=s, last_token_s=s) for i, s in enumerate(seconds)]
+    metrics = measure(rows)["metrics"]
     ordered = sorted(seconds)
     for name, share in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
         place = share * (len(ordered) - 1)

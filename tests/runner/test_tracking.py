@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.run_info import RunInfo
@@ -128,6 +128,8 @@ def test_trouble_while_running_warns_once_and_raises_nothing(
     tracker = open_mlflow(run, root)
     monkeypatch.setattr("runner.tracking.mlflow_run.FLUSH_SECONDS", 0.0)
 
+    monkeypatch.setattr("runner.tracking.mlflow_run.ATTEMPTS", 1)
+
     def broken(*args: object, **kwargs: object) -> None:
         raise OSError("the disk is gone")
 
@@ -243,6 +245,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=700)
 trees = st.recursive(leaves, lambda t: st.dictionaries(st.text(min_size=1, max_size=300), t, max_size=3), max_leaves=8)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=300), trees, min_size=1, max_size=4))
 def test_flatten_gives_keys_and_values_that_mlflow_takes(config: dict[str, Any]) -> None:
     from mlflow.utils.validation import _validate_param
