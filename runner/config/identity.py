@@ -1,0 +1,25 @@
+"""What makes two runs the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from runner.config.schema import Config
+
+COSMETIC = {"name", "output_root", "resume", "progress", "tracking", "sinks", "max_error_rate"}
+"""Sections that change what is shown or where it goes, and no record."""
+
+
+def identity(config: Config, dataset_fingerprint: str) -> dict[str, Any]:
+    """What the run does, as plain data. The dataset counts by content, not by path."""
+    what = config.model_dump(mode="json", exclude=COSMETIC)
+    what["dataset"].pop("path", None)
+    what["dataset"]["fingerprint"] = dataset_fingerprint
+    return what
+
+
+def config_hash(what: dict[str, Any]) -> str:
+    """sha256 (hex) over an identity."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

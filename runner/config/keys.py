@@ -1,0 +1,46 @@
+"""The keys that a configuration may have, for messages that suggest the nearest one."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from runner.config.schema import Config
+
+
+def models_of(annotation: Any) -> list[type]:
+    """The models and dataclasses in an annotation, through unions, ``Annotated`` and containers."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list):
+        return [model for part in get_args(annotation) for model in models_of(part)]
+    return []
+
+
+def fields_of(model: type) -> dict[str, Any]:
+    """Field name to annotation, of what may be given."""
+    if issubclass(model, BaseModel):
+        return {name: info.annotation for name, info in model.model_fields.items()}
+    return {field.name: field.type for field in fields(model) if field.init}
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Section (dotted, ``""`` for the top) to the names of its keys, of all its kinds together."""
+    known: dict[str, list[str]] = {}
+    _collect("", [Config], known)
+    return known
+
+
+def _collect(section: str, models: list[type], known: dict[str, list[str]]) -> None:
+    names: dict[str, Any] = {}
+    for model in models:
+        for name, annotation in fields_of(model).items():
+            names.setdefault(name, []).append(annotation)
+    known[section] = sorted(names)
+    for name, annotations in names.items():
+        inner = [model for annotation in annotations for model in models_of(annotation)]
+        if inner:
+            _collect(f"{section}.{name}" if section else name, inner, known)

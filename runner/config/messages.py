@@ -1,0 +1,91 @@
+"""pydantic's findings as one message: full key, value, what is allowed, nearest known name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.config.keys import known_keys
+from runner.errors import listing, nearest
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
+    """One line for each wrong key; several findings about one key (the branches of a union) become one line."""
+    lines: dict[str, list[str]] = {}
+    for finding in error.errors():
+        key, value, inside = _locate(finding["loc"], data)
+        why = _why(finding, key, value, inside)
+        if why not in lines.setdefault(key, []):
+            lines[key].append(why)
+    return "\n".join(whys[0] if len(whys) == 1 else f"{whys[0]}, or {_allowed_alone(whys[1:])}" for whys in lines.values())
+
+
+def unknown_key(key: str, value: str) -> str:
+    """The message for a key that no section has."""
+    known = known_keys()
+    section = key.rpartition(".")[0]
+    while section not in known:
+        section = section.rpartition(".")[0]
+    every = [f"{part}.{name}" if part else name for part, names in known.items() for name in names]
+    where = f"the keys of {section}" if section else "the keys at the top"
+    return f"unknown key {key}{value}{nearest(key, every)}\n{where}: {listing(known[section])}"
+
+
+def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any, bool]:
+    """Dotted key and value at a pydantic location, whose names of union branches are left out.
+
+    The last result is False when the location ends at a key that is not in the data.
+    """
+    key, node = "", data
+    for part in location:
+        if isinstance(node, Mapping):
+            if part not in node and part == node.get("kind"):
+                continue
+            key = f"{key}.{part}" if key else str(part)
+            if part not in node:
+                return key, None, False
+            node = node[part]
+        elif isinstance(node, (list, tuple)) and isinstance(part, int) and part < len(node):
+            key, node = f"{key}[{part}]", node[part]
+        else:
+            break  # the branch of a union of plain types
+    return key, node, True
+
+
+def _why(finding: Any, key: str, value: Any, inside: bool) -> str:
+    kind, message = finding["type"], finding["msg"]
+    context = finding.get("ctx") or {}
+    if kind in _UNKNOWN:
+        return unknown_key(key, f"={value!r}")
+    if kind.startswith("missing"):
+        return f"{key} is required and not set; set it with {key}=VALUE"
+    if kind == "union_tag_invalid":
+        allowed = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        tag = context["tag"]
+        return f"{key}.kind={tag!r} is not allowed: it must be one of {listing(allowed)}{nearest(str(tag), allowed)}"
+    if kind == "union_tag_not_found":
+        return f"{key}.kind is required and not set"
+    if kind == "value_error":
+        return _value_error(key, message.removeprefix("Value error, "), value, context.get("error"))
+    suggestion = nearest(str(value), str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+    return f"{key}={value!r} is not allowed: it must be {_allowed(message)}{suggestion}"
+
+
+def _value_error(key: str, message: str, value: Any, error: object) -> str:
+    """A check of several fields names its fields itself; it lacks only the section."""
+    return f"{key}.{message}" if isinstance(value, Mapping) else f"{key}={value!r} is not allowed: {message}"
+
+
+def _allowed(message: str) -> str:
+    text = message.removeprefix("Input should be ").replace("String should match pattern", "text that matches")
+    text = text.replace("an instance of Sequence", "a list").replace("a valid tuple", "a list")
+    text = text.replace("a valid dictionary or object to extract fields from", "a mapping")
+    return text.split(", unable to")[0].split(", got ")[0]
+
+
+def _allowed_alone(whys: Sequence[str]) -> str:
+    return ", or ".join(why.rpartition("it must be ")[2] for why in whys)

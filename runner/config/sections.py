@@ -1,0 +1,129 @@
+"""The sections of a configuration as frozen models. Keys that are not listed here are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which model, and how its weights are read. Meanings as in ``engine.args.EngineArgs``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    load_format: str = "auto"
+    hf_overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class NativeEngine(Section):
+    """Galley's engine. Meanings as in ``engine.args.EngineArgs``; ``max_model_len`` wins over the model's."""
+
+    kind: Literal["native"] = "native"
+    device: str = "auto"
+    seed: int = 0
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    scheduling_policy: str = "fcfs"
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    batch_invariant: bool = True
+    skip_tokenizer_init: bool = False
+
+
+class NullEngine(Section):
+    """No model: made-up outputs at declared speeds. See ``runner.null_engine``."""
+
+    kind: Literal["null_engine"] = "null_engine"
+    startup_seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
+    max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    fail_after: Annotated[int, Field(ge=0)] | None = None
+
+
+class Message(Section):
+    """One turn of a conversation; ``content`` is Jinja over the row's columns."""
+
+    role: str
+    content: str
+
+
+class PromptSection(Section):
+    """How a row becomes a prompt; which keys apply depends on the task."""
+
+    template: str | None = None
+    system: str | None = None
+    user: str | None = None
+    messages: tuple[Message, ...] | str | None = None
+    token_ids: str | None = None
+
+
+class GenerateTask(Section):
+    """Continue a text. ``sampling_columns`` replace the sampling parameters of the same names, row by row."""
+
+    kind: Literal["generate"] = "generate"
+    keep_prompt: bool = False
+    keep_token_ids: bool = False
+    keep_columns: tuple[str, ...] = ()
+    sampling_columns: tuple[str, ...] = ()
+
+
+class ChatTask(Section):
+    """Answer a conversation."""
+
+    kind: Literal["chat"] = "chat"
+    keep_prompt: bool = False
+    keep_token_ids: bool = False
+    keep_columns: tuple[str, ...] = ()
+    sampling_columns: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class EmbedTask(Section):
+    """Embed a text. ``normalize`` and ``dimensions`` as in ``engine.params.PoolingParams``."""
+
+    kind: Literal["embed"] = "embed"
+    keep_prompt: bool = False
+    keep_columns: tuple[str, ...] = ()
+    normalize: bool = True
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class SinkSection(Section):
+    """Where finished rows are written, besides the journal."""
+
+    kind: Literal["jsonl", "parquet"]
+
+
+class MlflowTracking(Section):
+    """MLflow; without a URI a SQLite file under ``output_root``."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    tracking_uri: str | None = None
+    experiment: str | None = None
+
+
+class NoTracking(Section):
+    """No tracking."""
+
+    kind: Literal["none"] = "none"
+
+
+class LoadSection(Section):
+    """How requests arrive: ``offline`` is all at once."""
+
+    kind: Literal["offline"] = "offline"

@@ -1,0 +1,71 @@
+"""Finding the files of a dataset, reading their lines, and their digest."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from runner.errors import ConfigError, nearest
+from runner.recipes import BUILT_IN
+
+BUILT_IN_PREFIX = "builtin:"
+
+
+def find_files(path: str) -> list[Path]:
+    """The files that ``dataset.path`` means: one file, a glob's files by name, or a file of the built-in data.
+
+    Raises:
+        ConfigError: nothing is there, or a folder.
+    """
+    if path.startswith(BUILT_IN_PREFIX):
+        return [_existing(BUILT_IN / "data" / path.removeprefix(BUILT_IN_PREFIX), path)]
+    if glob.has_magic(path) and not Path(path).exists():
+        files = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
+        if not files:
+            raise ConfigError(f"dataset.path={path!r} matches no file (looked from {Path.cwd()})")
+        return files
+    return [_existing(Path(path), path)]
+
+
+def _existing(file: Path, path: str) -> Path:
+    if file.is_dir():
+        raise ConfigError(f"dataset.path={path!r} is a folder: it must be a file or a glob such as {path.rstrip('/')}/*")
+    if not file.is_file():
+        siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise ConfigError(f"dataset.path={path!r}: there is no file {file.absolute()}{nearest(file.name, siblings)}")
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"dataset.path={path!r} cannot be read: {error.strerror}") from None
+    return file
+
+
+def lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Line number from 1 and line without its end, of every line."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            yield number, line.rstrip(b"\r\n")
+
+
+def digest(files: Sequence[Path]) -> str:
+    """sha256 (hex) over the files' digests in their order; the names do not count."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def count_lines(files: Sequence[Path]) -> int:
+    """How many lines the files have, read in pieces."""
+    total = 0
+    for file in files:
+        with file.open("rb") as stream:
+            last = b"\n"
+            while piece := stream.read(1 << 20):
+                total += piece.count(b"\n")
+                last = piece
+            total += not last.endswith(b"\n")
+    return total

@@ -1,0 +1,126 @@
+"""The end of a run: outputs, measurements, manifest, report, and what the user sees of them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.stats import EngineStats
+from runner import manifest
+from runner.config import Config
+from runner.errors import RunFailedError
+from runner.journal import FILE_NAME, Journal
+from runner.run_info import RunInfo
+from runner.sink import REQUESTS, write_outputs
+from runner.sink.atomic import replaced
+
+SHOWN_OUTPUTS = 3
+SHOWN_CHARACTERS = 240
+
+
+def finish_run(
+    info: RunInfo, config: Config, journal: Journal, dataset: dict[str, Any], stats: EngineStats
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write everything that a finished run leaves; gives back metrics.json's content and the files to keep as artifacts.
+
+    Raises:
+        OSError: the disk is full; nothing that was there is lost.
+        RunFailedError: the report could not be built; the outputs are complete.
+    """
+    import pyarrow.parquet as pq
+
+    from runner.measure import summarise
+
+    outputs = write_outputs(journal, config.sinks, info.run_dir)
+    metrics = summarise(pq.read_table(info.run_dir / REQUESTS), stats, journal.sessions())
+    _write_json(info.run_dir / "metrics.json", metrics)
+    content = manifest.build(
+        info,
+        dataset={**dataset, "rows": journal.counts()[0]},
+        model={"name": config.model.name, "revision": config.model.revision, **stats.numerics},
+        outputs={path.name: manifest.digest_file(path) for path in outputs if path.name != REQUESTS},
+    )
+    _write_json(info.run_dir / "manifest.json", content)
+    report = _build_report(info.run_dir)
+    names = ("config.yaml", "manifest.json", "metrics.json")
+    return metrics, [*(info.run_dir / name for name in names), *report]
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _build_report(run_dir: Path) -> list[Path]:
+    from runner.report import build_report
+
+    try:
+        return build_report(run_dir)
+    except OSError:
+        raise
+    except Exception as error:
+        raise RunFailedError(
+            f"the outputs are complete, and the report could not be built: {type(error).__name__}: {error}"
+        ) from error
+
+
+def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tracking: str) -> None:
+    """The table of throughput and latency, the first outputs, and where everything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    flat = metrics["metrics"]
+    table = Table(title=f"{info.recipe}: {flat['rows/ok']} rows, {flat['rows/error']} in error", title_justify="left")
+    for column in ("", "mean", "p50", "p90", "p99"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, label in _THROUGHPUT.items():
+        table.add_row(label, _figure(flat.get(name)), "", "", "")
+    table.add_section()
+    for name, label in _LATENCY.items():
+        cells = [_figure(flat.get(f"{name}/{statistic}")) for statistic in ("mean", "p50", "p90", "p99")]
+        if any(cells):
+            table.add_row(label, *cells)
+    console.print(table)
+    for line in _first_outputs(info.run_dir / FILE_NAME):
+        console.print(line, markup=False, highlight=False)
+    files = [sink.kind for sink in config.sinks]
+    names = ", ".join(f"outputs.{kind}" for kind in files)
+    # soft_wrap: paths and commands are to be copied whole
+    console.print(f"\noutputs  {info.run_dir} ({names})", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"report   {info.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"tracking {tracking}", soft_wrap=True, highlight=False, markup=False)
+
+
+_THROUGHPUT = {
+    "output_tokens_per_s": "output tokens/s",
+    "total_tokens_per_s": "total tokens/s",
+    "requests_per_s": "rows/s",
+    "measured_s": "measured, s",
+    "startup_s": "start-up, s",
+}
+_LATENCY = {"ttft_ms": "time to first token, ms", "tpot_ms": "time per output token, ms", "e2e_ms": "end to end, ms"}
+
+
+def _figure(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
+
+
+def _first_outputs(journal_file: Path) -> list[str]:
+    journal = Journal(journal_file)
+    try:
+        records = [json.loads(record) for record in islice(journal.records(errors=False), SHOWN_OUTPUTS)]
+    finally:
+        journal.close()
+    lines = []
+    for record in records:
+        output = record["output"]
+        text = output if isinstance(output, str) else json.dumps(output)
+        lines.append(f"\n{record['id']}: {textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=' ...')}")
+    return lines

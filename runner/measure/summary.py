@@ -1,0 +1,111 @@
+"""metrics.json: what one run measured, under the names of the definitions table."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.stats import EngineStats
+from runner.measure.latency import request_times, statistics, total, without_error
+from runner.measure.timeline import timeline_columns
+from runner.run_info import Session
+
+SCHEMA = 1
+
+
+def summarise(requests: pa.Table, stats: EngineStats, sessions: Sequence[Session]) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Args:
+        requests: one row per request of all sessions; times in seconds since that session's measured phase began.
+        stats: the engine's totals in the last session; timeline, KV use and start-up phases come from it.
+        sessions: every process that worked on the run, in order.
+
+    Returns:
+        ``metrics`` (flat, ``ttft_ms/p99`` to a number or null), ``notes`` (why a metric is null), ``samples`` (how many
+        requests each distribution rests on), ``sessions``, ``engine`` and ``timeline``. JSON types only, no NaN.
+    """
+    ok = without_error(requests)
+    measured = sum(session.measured_seconds for session in sessions)
+    metrics: dict[str, float | int | None] = {}
+    notes: dict[str, str] = {}
+    samples: dict[str, int] = {}
+    rows = _rows(requests, ok)
+    _throughput(rows, measured, metrics, notes)
+    for name, times in request_times(ok).items():
+        values, missing = statistics(name, times)
+        metrics |= values
+        notes |= missing
+        samples[name] = int(times.size)
+    metrics |= rows
+    _engine(requests, rows, stats, metrics, notes)
+    metrics |= {"measured_s": measured, "startup_s": sum(s.startup_seconds for s in sessions)}
+    metrics |= {f"startup_s/{phase}": float(seconds) for phase, seconds in stats.startup.items()}
+    metrics["sessions"] = len(sessions)
+    return {
+        "schema": SCHEMA,
+        "metrics": metrics,
+        "notes": notes,
+        "samples": samples,
+        "sessions": [asdict(session) for session in sessions],
+        "engine": {"device": dict(stats.device), "numerics": dict(stats.numerics), "steps": stats.steps},
+        "timeline": timeline_columns(stats.timeline),
+    }
+
+
+def _rows(requests: pa.Table, ok: pa.Table) -> dict[str, int]:
+    truncated = pc.sum(pc.equal(ok.column("finish_reason"), "length")).as_py() or 0
+    return {
+        "rows/total": requests.num_rows,
+        "rows/ok": ok.num_rows,
+        "rows/error": requests.num_rows - ok.num_rows,
+        "rows/truncated": int(truncated),
+        "tokens/prompt": total(ok, "prompt_tokens"),
+        "tokens/output": total(ok, "output_tokens"),
+        "tokens/cached": total(ok, "cached_tokens"),
+    }
+
+
+def _throughput(
+    rows: dict[str, int], measured: float, metrics: dict[str, float | int | None], notes: dict[str, str]
+) -> None:
+    done = {
+        "output_tokens_per_s": rows["tokens/output"],
+        "total_tokens_per_s": rows["tokens/prompt"] + rows["tokens/output"],
+        "requests_per_s": rows["rows/ok"],
+    }
+    for name, amount in done.items():
+        metrics[name] = amount / measured if measured > 0 else None
+        if measured <= 0:
+            notes[name] = "no measured seconds were recorded"
+
+
+def _engine(
+    requests: pa.Table,
+    rows: dict[str, int],
+    stats: EngineStats,
+    metrics: dict[str, float | int | None],
+    notes: dict[str, str],
+) -> None:
+    prompt, blocks = rows["tokens/prompt"], stats.kv_blocks_total
+    metrics["prefix_hit_rate"] = rows["tokens/cached"] / prompt if prompt else None
+    metrics["kv_use/peak"] = stats.peak_kv_blocks / blocks if blocks else None
+    metrics["running/peak"] = stats.peak_running
+    metrics["preemptions"] = total(requests, "preemptions")
+    metrics["peak_memory_mib"] = peak_memory_mib()
+    if not prompt:
+        notes["prefix_hit_rate"] = "no prompt tokens"
+    if not blocks:
+        notes["kv_use/peak"] = "the engine has no KV cache"
+
+
+def peak_memory_mib() -> float:
+    """This process's largest resident set so far. ``ru_maxrss`` counts KiB on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

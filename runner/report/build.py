@@ -1,0 +1,240 @@
+"""report.md and report.html from a run folder's files alone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+from runner.measure.definitions import METRICS, STATISTICS, Group, Metric
+from runner.report import charts
+from runner.report.format import figure, number, shortened, unit_label, utc
+from runner.report.run_files import RunFiles, read_run
+from runner.report.verdict import judge
+from runner.tracking.store import mlflow_command
+
+WIDE, HALF, NARROW = 1000, 490, 360  # user units: an SVG is about as wide as its column, so that its text is too
+HEADLINES = ("output_tokens_per_s", "requests_per_s", "ttft_ms/p50", "tpot_ms/p50", "e2e_ms/p50", "rows/ok")
+POOLING_HEADLINES = ("total_tokens_per_s", "requests_per_s", "e2e_ms/p50", "e2e_ms/p90", "peak_memory_mib", "rows/ok")
+MOST_TEXT = 1200
+OTHER_GROUPS: tuple[tuple[Group, str], ...] = (
+    ("throughput", "Throughput"),
+    ("rows", "Rows and tokens"),
+    ("engine", "Engine and memory"),
+    ("phases", "Phases"),
+)
+ROW_FIGURES = ("prompt_tokens", "cached_tokens", "output_tokens")
+
+
+def build_report(run_dir: Path) -> list[Path]:
+    """Write report.md and report.html into the run folder and give their paths.
+
+    Raises:
+        ReportError: the folder holds no finished run, or one of its files is damaged.
+    """
+    run = read_run(run_dir)
+    context = _context(run)
+    written = []
+    for name in ("report.md", "report.html"):
+        path = run_dir / name
+        path.write_text(_environment().get_template(f"{name}.j2").render(context), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "unit": unit_label,
+        "number": number,
+        "utc": utc,
+        "cell": _cell,
+        "code": _code,
+    }
+    return environment
+
+
+def _cell(value: object) -> str:
+    """Text that stays in one Markdown table cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _code(text: str) -> Markup:
+    """Plain text in which backticks mark code, as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _context(run: RunFiles) -> dict[str, Any]:
+    flat = run.flat
+    manifest = run.manifest
+    return {
+        "run": run,
+        "manifest": manifest,
+        "title": manifest.get("recipe") or run.config.get("name") or run.run_dir.name,
+        "verdict": judge(run),
+        "flat": flat,
+        "headlines": _headlines(flat),
+        "latency": [metric for metric in METRICS if metric.distribution],
+        "statistics": STATISTICS,
+        "samples": run.metrics.get("samples") or {},
+        "groups": list(_groups(flat)),
+        "charts": list(_charts(run)),
+        "outputs": [_row(record) for record in run.outputs],
+        "errors": [_row(record) for record in run.errors],
+        "facts": _facts(run),
+        "environment": dict(_environment_lines(manifest.get("environment") or {}, manifest.get("git"))),
+        "digests": dict(_digests(manifest)),
+        "sessions": run.metrics.get("sessions") or [],
+        "again": manifest.get("command_line") or shlex.join(manifest.get("command") or []),
+        "rebuild": shlex.join(["runner", "report", str(run.run_dir)]),
+        "mlflow": _mlflow(run.tracking),
+    }
+
+
+def _headlines(flat: Mapping[str, Any]) -> list[tuple[str, Metric, str]]:
+    """Name, definition and statistic of the figures at the top; a run without output tokens shows other ones."""
+    by_name = {metric.name: metric for metric in METRICS}
+    chosen = HEADLINES if flat.get("tokens/output") else POOLING_HEADLINES
+    found = []
+    for name in chosen:
+        base, _, statistic = name.rpartition("/")
+        is_statistic = base in by_name and by_name[base].distribution
+        found.append((name, by_name[base if is_statistic else name], statistic if is_statistic else ""))
+    return found
+
+
+def _groups(flat: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, Metric]]]]:
+    """Per group its single figures: flat name, title and definition. Start-up phases follow their total."""
+    for group, title in OTHER_GROUPS:
+        lines = []
+        for metric in (m for m in METRICS if m.group == group):
+            lines.append((metric.name, metric.title, metric))
+            parts = [n for n in flat if n.startswith(f"{metric.name}/")] if metric.name == "startup_s" else []
+            lines += [(name, f"{metric.title}: {name.rpartition('/')[2]}", metric) for name in parts]
+        yield title, lines
+
+
+def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:
+    """Each plot in a wide and a narrow drawing; the page shows the one that fits, so that text keeps its size."""
+    timeline, flat = run.metrics.get("timeline") or {}, run.flat
+    mean = flat.get("output_tokens_per_s")
+    legend = [("s1", "running"), ("s2", "waiting")]
+    since = "seconds since the engine was ready"
+    draws: list[tuple[str, str, list[tuple[str, str]], int, Callable[[float], Markup | None]]] = [
+        ("Output tokens/s", since, [], WIDE, lambda w: charts.throughput(timeline, mean, w)),
+        ("Running and waiting requests", since, legend, WIDE, lambda w: charts.requests(timeline, w)),
+        ("KV cache in use", since, [], WIDE, lambda w: charts.kv_use(timeline, w)),
+    ]
+    for metric in (m for m in METRICS if m.distribution):
+        samples = run.times.get(metric.name)
+        if samples is None or samples.size == 0:
+            continue
+        marks = {p: flat.get(f"{metric.name}/{p}") for p in ("p50", "p90", "p99")}
+        beyond = charts.beyond_axis(samples)
+        note = f"{number(beyond)} of {number(int(samples.size))} rows lie beyond the axis" if beyond else ""
+
+        def draw(width: float, metric: Metric = metric, samples: Any = samples, marks: Any = marks) -> Markup | None:
+            return charts.histogram(metric.title, samples, marks, width)
+
+        draws.append((f"{metric.title} per row", note, [], HALF, draw))
+    for title, note, legend, width, plot in draws:
+        wide = plot(width)
+        if wide is not None:
+            half = width == HALF
+            yield {"title": title, "note": note, "legend": legend, "half": half, "wide": wide, "narrow": plot(NARROW)}
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One output or error row for display: its id, its text, its figures, and the columns it kept."""
+    hidden = {"id", "output", "embedding", "error", "finish_reason", "token_ids", "times", *ROW_FIGURES}
+    figures = [f"{number(record[n])} {n.replace('_', ' ')}" for n in ROW_FIGURES if isinstance(record.get(n), int)]
+    reason = record.get("finish_reason")
+    kept = {k: v for k, v in record.items() if k not in hidden and isinstance(v, str) and v}
+    return {
+        "id": str(record.get("id", "")),
+        "text": shortened(_text(record), MOST_TEXT),
+        "figures": [*figures, *([f"finish: {reason}"] if reason else [])],
+        "kept": {name: shortened(text, MOST_TEXT) for name, text in kept.items()},
+        "error": str(record.get("error") or ""),
+    }
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """The output as text: of a vector its first values and its length."""
+    output = record.get("output", record.get("embedding"))
+    if isinstance(output, list) and output and isinstance(output[0], float):
+        return f"[{', '.join(f'{value:.4f}' for value in output[:8])}, …] ({len(output)} values)"
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return "\n\n".join(str(part) for part in output)
+    return "" if output is None else str(output)
+
+
+def _facts(run: RunFiles) -> dict[str, str]:
+    """What stands under the title."""
+    model, device = run.config.get("model") or {}, (run.metrics.get("engine") or {}).get("device") or {}
+    dataset = run.manifest.get("dataset") or {}
+    sessions = run.metrics.get("sessions") or []
+    facts = {
+        "Run": str(run.manifest.get("run_id") or run.run_dir.name),
+        "Model": str(model.get("name") or ""),
+        "Dataset": str(dataset.get("name") or dataset.get("path") or ""),
+        "Device": str(device.get("name") or device.get("device") or device.get("kind") or ""),
+        "Started": utc(sessions[0]["started_at"]) if sessions else "",
+        "Config hash": str(run.manifest.get("config_hash") or "").removeprefix("sha256:")[:16],
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _environment_lines(environment: Mapping[str, Any], git: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    single = {
+        "platform": "Platform",
+        "python": "Python",
+        "cpu": "CPU",
+        "cpu_cores": "CPU cores",
+        "memory_gib": "Memory",
+    }
+    for key, title in single.items():
+        if environment.get(key) is not None:
+            yield title, f"{environment[key]}{' GiB' if key == 'memory_gib' else ''}"
+    for index, gpu in enumerate(environment.get("gpus") or []):
+        yield f"GPU {index}", ", ".join(f"{name} {value}" if name != "name" else value for name, value in gpu.items())
+    packages = environment.get("packages") or {}
+    if packages:
+        yield "Packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    variables = environment.get("variables") or {}
+    if variables:
+        yield "Variables", ", ".join(f"{name}={value}" for name, value in variables.items())
+    if git:
+        yield (
+            "Git commit",
+            f"{git.get('commit')}{' with changes ' + str(git['diff_digest']) if git.get('dirty') else ''}",
+        )
+
+
+def _digests(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every digest that the manifest holds, by what it is of."""
+    yield "configuration", str(manifest.get("config_hash") or "")
+    for part in ("dataset", "model"):
+        for key, value in (manifest.get(part) or {}).items():
+            if isinstance(value, str) and value.startswith("sha256:"):
+                yield part if key == "digest" else f"{part}: {key}", value
+    yield from (manifest.get("outputs") or {}).items()
+
+
+def _mlflow(tracking: Mapping[str, Any] | None) -> dict[str, str] | None:
+    if tracking is None or "tracking_uri" not in tracking:
+        return None
+    return {str(k): str(v) for k, v in tracking.items()} | {"command": mlflow_command(str(tracking["tracking_uri"]))}

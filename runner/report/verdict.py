@@ -1,0 +1,148 @@
+"""Whether a run's figures can be relied on, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.manifest import digest_file
+from runner.measure.definitions import find
+from runner.report.format import number, share
+from runner.report.run_files import RunFiles
+
+FEWEST_ROWS = 10  # under this not even a 90th percentile means anything
+MOST_TRUNCATED = 0.1  # share of rows; a recipe's max_truncated_rate replaces it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """INVALID if there is any reason; ``notes`` are worth knowing and harm nothing."""
+
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing speaks against the run."""
+        return not self.reasons
+
+    @property
+    def word(self) -> str:
+        """VALID or INVALID."""
+        return "VALID" if self.valid else "INVALID"
+
+
+def judge(run: RunFiles) -> Verdict:
+    """Look at errors, truncations, sample sizes, sessions, counts and digests."""
+    reasons = [*_incomplete(run), *_error_reasons(run), *_truncation_reasons(run), *_few(run)]
+    reasons += [*_wrong_counts(run), *_changed_files(run)]
+    return Verdict(tuple(reasons), tuple(_notes(run)))
+
+
+def _rate(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _count(run: RunFiles, name: str) -> int:
+    return int(run.flat.get(name) or 0)
+
+
+def _rows(count: int) -> str:
+    return f"{number(count)} row{'' if count == 1 else 's'}"
+
+
+def _limit(run: RunFiles, key: str, default: float) -> float:
+    """A limit that the recipe may set, at the top of its configuration."""
+    value = run.config.get(key)
+    return default if value is None else float(value)
+
+
+def _incomplete(run: RunFiles) -> Iterator[str]:
+    sessions = run.metrics.get("sessions") or []
+    if sessions and sessions[-1]["status"] != "FINISHED":
+        yield f"Not complete: the last session ended as {sessions[-1]['status']}. The same command carries on."
+
+
+def _error_reasons(run: RunFiles) -> Iterator[str]:
+    errors, total = _count(run, "rows/error"), _count(run, "rows/total")
+    allowed = _limit(run, "max_error_rate", 0.0)
+    if _rate(errors, total) > allowed:
+        yield f"Errors: {_rows(errors)} of {number(total)} ({share(errors / total)}), allowed are {share(allowed)}."
+
+
+def _truncation_reasons(run: RunFiles) -> Iterator[str]:
+    cut, ok = _count(run, "rows/truncated"), _count(run, "rows/ok")
+    allowed = _limit(run, "max_truncated_rate", MOST_TRUNCATED)
+    if _rate(cut, ok) > allowed and not _wants_full_length(run):
+        yield (
+            f"Truncations: {_rows(cut)} of {number(ok)} ({share(cut / ok)}) were cut at the token limit, allowed are "
+            f"{share(allowed)}. A larger sampling.max_tokens lets them end by themselves."
+        )
+
+
+def _wants_full_length(run: RunFiles) -> bool:
+    """Whether every row is meant to run to its token limit, as in throughput recipes."""
+    return bool((run.config.get("sampling") or {}).get("ignore_eos"))
+
+
+def _few(run: RunFiles) -> Iterator[str]:
+    ok = _count(run, "rows/ok")
+    if ok < FEWEST_ROWS:
+        yield f"Too few samples: {_rows(ok)} without error, at least {FEWEST_ROWS} make a measurement. Outputs stand."
+
+
+def _wrong_counts(run: RunFiles) -> Iterator[str]:
+    total, ok, bad = (_count(run, f"rows/{kind}") for kind in ("total", "ok", "error"))
+    dataset = (run.manifest.get("dataset") or {}).get("rows")
+    checks = (
+        ("requests.parquet", run.requests_count, total, "rows were measured"),
+        ("the dataset", dataset, total, "rows were measured"),
+        ("the outputs file", run.outputs_count, ok, "rows finished without error"),
+        ("errors.jsonl", run.errors_count, bad, "rows ended in error"),
+    )
+    for where, found, expected, what in checks:
+        if isinstance(found, int) and found != expected:
+            yield f"Wrong counts: {where} has {_rows(found)}, but {number(expected)} {what}."
+
+
+def _changed_files(run: RunFiles) -> Iterator[str]:
+    for name, digest in (run.manifest.get("outputs") or {}).items():
+        path = run.run_dir / name
+        if not path.is_file():
+            yield f"Missing file: {name} is in the manifest but not in the run folder."
+        elif str(digest).startswith("sha256:") and digest_file(path) != digest:
+            yield f"Changed file: {name} is not what the run wrote, its digest differs from the manifest's."
+
+
+def _notes(run: RunFiles) -> Iterator[str]:
+    errors, cut = _count(run, "rows/error"), _count(run, "rows/truncated")
+    if errors and not list(_error_reasons(run)):
+        yield f"{_rows(errors)} ended in error, within the allowed {share(_limit(run, 'max_error_rate', 0.0))}."
+    if cut and not _wants_full_length(run) and not list(_truncation_reasons(run)):
+        yield f"{_rows(cut)} cut at the token limit."
+    sessions = run.metrics.get("sessions") or []
+    if len(sessions) > 1:
+        yield (
+            f"Resumed: {len(sessions)} sessions worked on this run. Rates are over their measured seconds together; "
+            f"work that a killed session lost counts as time but not as output. Timeline, KV use and memory are those "
+            f"of the last session."
+        )
+    yield from _missing_figures(run)
+    if (run.manifest.get("git") or {}).get("dirty"):
+        yield "The working tree had changes that are not in the commit; the manifest has their digest."
+
+
+def _missing_figures(run: RunFiles) -> Iterator[str]:
+    """One note for each reason why figures are missing, not one for each figure."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in (run.metrics.get("notes") or {}).items():
+        metric, statistic = find(name), name.rpartition("/")[2]
+        if not metric.distribution:
+            by_reason.setdefault(f"{metric.title} ({reason})", [])
+        elif not (run.metrics.get("samples") or {}).get(metric.name):
+            by_reason.setdefault("in full (no row has it)", []).append(metric.title)
+        else:
+            by_reason.setdefault(f"{statistic} ({reason})", []).append(metric.title)
+    for what, titles in by_reason.items():
+        of = f"{', '.join(dict.fromkeys(titles))}: " if titles else ""
+        yield f"Not given: {of}{what}."

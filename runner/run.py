@@ -1,0 +1,263 @@
+"""One run from its configuration to its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.params import ParameterError
+from engine.stats import EngineStats, TimelinePoint
+from runner.config import Config, config_hash, engine_args, identity
+from runner.config.sections import MlflowTracking, NullEngine
+from runner.dataset import Dataset, open_dataset
+from runner.drive import Drive, Engine, pending
+from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
+from runner.finish import finish_run, print_summary
+from runner.interrupts import Interrupts
+from runner.journal import Journal
+from runner.progress import Progress
+from runner.run_folder import RunFolder, open_run_folder
+from runner.run_info import RunInfo
+from runner.sink import live_file, restore_live
+from runner.task import Task, open_task
+from runner.tracking import Tracker, TrackingError, open_tracker
+from runner.writer import Writer
+
+_log = logging.getLogger("runner")
+
+
+def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
+    """Run or resume one experiment.
+
+    Args:
+        config: checked.
+        resolved: the same as plain data, for config.yaml and the tracker.
+        command: the command line without ``resume``.
+
+    Raises:
+        ConfigError: something that the configuration names is not there; no model was loaded.
+        RunFailedError: the run began and did not end well. What is finished is kept.
+        Interrupted: SIGINT or SIGTERM. What is finished is kept.
+    """
+    with Interrupts() as interrupts:
+        dataset, task = open_dataset(config.dataset), open_task(config)
+        first = dataset.first_row()
+        if first is not None:
+            task.check(first.columns)
+        fingerprint = dataset.source.fingerprint()
+        what = identity(config, fingerprint)
+        digest = config_hash(what)
+        folder = open_run_folder(Path(config.output_root), config.name, digest, what, config.resume)
+        try:
+            info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command)
+            with _log_file(folder.path / "run.log"):
+                _Run(config, info, folder, dataset, fingerprint, task, interrupts).execute()
+        finally:
+            folder.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Everything that is open while a run lasts."""
+
+    config: Config
+    info: RunInfo
+    folder: RunFolder
+    dataset: Dataset
+    fingerprint: str
+    task: Task
+    interrupts: Interrupts
+
+    def execute(self) -> None:
+        """Run with whatever ends it told to tracker, log and user."""
+        self._announce()
+        tracker = self._open_tracker()
+        try:
+            self._measure(tracker)
+            with self.interrupts.shielded():
+                metrics, files = self._guarded(lambda: self._finish(tracker))
+        except Interrupted:
+            self._ended_early(tracker, "KILLED", "interrupted")
+            raise
+        except RunnerError as error:
+            self._ended_early(tracker, "FAILED", str(error))
+            raise
+        except Exception as error:  # a defect of ours: the user gets a line, run.log the traceback
+            _log.exception("internal error")
+            self._ended_early(tracker, "FAILED", repr(error))
+            raise RunFailedError(f"internal error: {error!r}\nmore in {self.info.run_dir / 'run.log'}") from None
+        problem = self._too_many_errors()
+        tracker.finish("FINISHED" if problem is None else "FAILED", metrics, files)
+        self.folder.journal.set(state="finished")
+        print_summary(self.info, self.config, metrics, tracker.describe())
+        if problem is not None:
+            raise RunFailedError(problem)
+
+    def _finish(self, tracker: Tracker) -> tuple[dict[str, Any], list[Path]]:
+        dataset = {"source": self.dataset.source.describe(), "digest": f"sha256:{self.fingerprint}"}
+        return finish_run(self.info, self.config, self.folder.journal, dataset, _saved_stats(self.folder.journal))
+
+    def _announce(self) -> None:
+        verb = "resuming" if self.folder.resumed else "starting"
+        _log.info("%s %s: %s", verb, self.info.run_id, shlex.join(self.info.command))
+        print(f"{verb} {self.info.recipe}: {self.info.run_dir}", file=sys.stderr, flush=True)
+        if not self.folder.resumed:
+            self._guarded(self._write_config)
+
+    def _write_config(self) -> None:
+        from omegaconf import OmegaConf
+
+        text = OmegaConf.to_yaml(OmegaConf.create(self.info.config))
+        (self.info.run_dir / "config.yaml").write_text(text, encoding="utf-8")
+
+    def _open_tracker(self) -> Tracker:
+        tracking = self.config.tracking
+        uri = tracking.tracking_uri if isinstance(tracking, MlflowTracking) else None
+        experiment = tracking.experiment if isinstance(tracking, MlflowTracking) else None
+        root = Path(self.config.output_root)
+        try:
+            return open_tracker(tracking.kind, self.info, tracking_uri=uri, experiment=experiment, output_root=root)
+        except TrackingError as error:
+            raise ConfigError(str(error)) from None
+
+    def _measure(self, tracker: Tracker) -> None:
+        """Everything from loading the model to the last row; nothing at all if every row is finished."""
+        journal, started_at = self.folder.journal, time.time()
+        done = journal.done()
+        rows = pending(self.dataset, done)
+        if rows is None:
+            return
+        live = live_file(self.config.sinks, self.info.run_dir)
+        if live is not None:
+            self._guarded(lambda: restore_live(journal, live))
+        session = self._guarded(lambda: journal.begin_session(started_at))
+        with _open_engine(self.config) as engine:
+            ready, measured_from = time.time(), time.monotonic()
+            writer = Writer(journal, live, session, ready - started_at, measured_from)
+            status = "FAILED"
+            try:
+                with Progress(self.dataset.count(), done.count, self.config.progress) as progress, writer:
+                    drive = Drive(
+                        self.task, session, measured_from, writer, progress, tracker, self.interrupts, done.count
+                    )
+                    with _engine_errors("while running"):
+                        drive.run(engine, rows)
+                status = "FINISHED"
+            except Interrupted:
+                status = "KILLED"
+                raise
+            finally:
+                elapsed = time.monotonic() - measured_from
+                self._end_session(session, ready - started_at, elapsed, status, engine.stats())
+
+    def _end_session(self, session: int, startup: float, elapsed: float, status: str, stats: EngineStats) -> None:
+        """Note the session's end. A disk that is full loses this note, not the error that says so."""
+        try:
+            self.folder.journal.set(engine_stats=dataclasses.asdict(stats))
+            self.folder.journal.update_session(session, startup, elapsed, status)
+        except (sqlite3.Error, OSError) as error:
+            _log.error("the session's end could not be noted: %s", error)
+
+    def _too_many_errors(self) -> str | None:
+        rows, errors = self.folder.journal.counts()
+        if errors <= self.config.max_error_rate * rows:
+            return None
+        return (
+            f"{errors} of {rows} rows are in error, which is more than max_error_rate={self.config.max_error_rate} "
+            f"allows; the first: {self.folder.journal.first_error()}\n"
+            f"all of them: {self.info.run_dir / 'errors.jsonl'}"
+        )
+
+    def _ended_early(self, tracker: Tracker, status: Any, reason: str) -> None:
+        """Tell tracker, log and user; the line that resumes comes last."""
+        _log.error("%s: %s", status, reason)
+        tracker.finish(status, {}, [self.info.run_dir / "config.yaml"])
+        rows, _ = self.folder.journal.counts()
+        resume = [*self.info.command, f"resume={_quoted(self.info.run_dir)}"]
+        print(f"{rows} rows are finished and kept in {self.info.run_dir}", file=sys.stderr)
+        print(f"resume with: {shlex.join(resume)}", file=sys.stderr, flush=True)
+
+    def _guarded(self, step: Any) -> Any:
+        """Run a step that writes into the run folder; what the disk refuses becomes one message."""
+        try:
+            return step()
+        except (OSError, sqlite3.Error) as error:
+            _log.exception("cannot write")
+            raise RunFailedError(f"{self.info.run_dir} cannot be written: {error}. Is the disk full?") from None
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    text = str(path)
+    plain = all(character.isalnum() or character in "/-_.+" for character in text)
+    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@contextmanager
+def _open_engine(config: Config) -> Iterator[Engine]:
+    """The engine, closed at the end. Imported here: nothing before this needs torch."""
+    with _engine_errors("while the model was loaded"):
+        if isinstance(config.engine, NullEngine):
+            from runner.null_engine import NullLLM
+
+            engine: Engine = NullLLM(**config.engine.model_dump(exclude={"kind"}))
+        else:
+            from engine import LLM
+
+            arguments = engine_args(config)
+            engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _engine_errors(when: str) -> Iterator[None]:
+    """The engine's errors as one message; the traceback goes to run.log."""
+    try:
+        yield
+    except RunnerError:
+        raise
+    except ParameterError as error:
+        _log.exception("the engine refused its arguments")
+        raise ConfigError(f"the engine refused its arguments: {error}") from None
+    except Exception as error:
+        _log.exception("the engine failed %s", when)
+        text = str(error).strip() or type(error).__name__
+        raise RunFailedError(f"the engine failed {when}: {text}\nmore in run.log") from None
+
+
+def _saved_stats(journal: Journal) -> EngineStats:
+    """The last session's engine totals, also when that session ran in an earlier process."""
+    saved = journal.get("engine_stats")
+    if saved is None:
+        return EngineStats()
+    saved["timeline"] = tuple(TimelinePoint(**point) for point in saved["timeline"])
+    return EngineStats(**saved)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Log to run.log. A log that cannot be written must not hide what it would have said."""
+    logging.raiseExceptions = False
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(min(before, logging.INFO))
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,150 @@
+"""Rows as prompts for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from engine.params import Prompt
+from runner.config.sections import Message, PromptSection
+from runner.errors import ConfigError, listing, nearest
+from runner.task.template import PromptTemplate, RowError
+
+
+class PromptMaker(Protocol):
+    """Makes one prompt from one row's columns."""
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """Refuse a first row that lacks what the prompts need, with ConfigError."""
+
+    def make(self, columns: Mapping[str, Any]) -> Prompt:
+        """The prompt, or RowError."""
+
+    def shown(self, prompt: Prompt) -> Any:
+        """The prompt as the output record keeps it."""
+
+
+class TextPrompts:
+    """A text from one template."""
+
+    def __init__(self, template: str) -> None:
+        self._template = PromptTemplate("prompt.template", template)
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """The template's columns must be there."""
+        self._template.check(columns)
+
+    def make(self, columns: Mapping[str, Any]) -> Prompt:
+        """The rendered text."""
+        return self._template.render(columns)
+
+    def shown(self, prompt: Prompt) -> Any:
+        """The text."""
+        return prompt
+
+
+class TokenPrompts:
+    """Token ids from a column."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """The column must be there."""
+        require_column("prompt.token_ids", self._column, columns)
+
+    def make(self, columns: Mapping[str, Any]) -> Prompt:
+        """The column's ids."""
+        ids = columns.get(self._column)
+        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+            raise RowError(f"the column {self._column!r} must hold a list of token ids")
+        return ids
+
+    def shown(self, prompt: Prompt) -> Any:
+        """The ids."""
+        return prompt
+
+
+class ChatPrompts:
+    """A conversation from templates; the engine applies the model's chat template."""
+
+    def __init__(self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]) -> None:
+        self._turns = [
+            (turn.role, PromptTemplate(f"prompt.messages[{number}]", turn.content))
+            for number, turn in enumerate(messages)
+        ]
+        self._kwargs = template_kwargs
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """The columns of every turn must be there."""
+        for _, template in self._turns:
+            template.check(columns)
+
+    def make(self, columns: Mapping[str, Any]) -> Prompt:
+        """The rendered turns."""
+        messages = [{"role": role, "content": template.render(columns)} for role, template in self._turns]
+        return _conversation(messages, self._kwargs)
+
+    def shown(self, prompt: Prompt) -> Any:
+        """The turns."""
+        return prompt["messages"] if isinstance(prompt, dict) else prompt
+
+
+class SystemUserPrompts(ChatPrompts):
+    """The usual conversation: an optional system text and the user's."""
+
+    def __init__(self, system: str | None, user: str, template_kwargs: dict[str, Any]) -> None:
+        super().__init__((), template_kwargs)
+        texts = (("system", system), ("user", user))
+        self._turns = [(role, PromptTemplate(f"prompt.{role}", text)) for role, text in texts if text is not None]
+
+
+class ConversationPrompts(ChatPrompts):
+    """Whole conversations from a column: a list of ``{role, content}``."""
+
+    def __init__(self, column: str, template_kwargs: dict[str, Any]) -> None:
+        super().__init__((), template_kwargs)
+        self._column = column
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """The column must be there."""
+        require_column("prompt.messages", self._column, columns)
+
+    def make(self, columns: Mapping[str, Any]) -> Prompt:
+        """The column's turns."""
+        messages = columns.get(self._column)
+        turns = isinstance(messages, list) and all(
+            isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and "content" in turn for turn in messages
+        )
+        if not turns or not messages:
+            raise RowError(f"the column {self._column!r} must hold a list of {{role, content}}")
+        return _conversation(messages, self._kwargs)
+
+
+def _conversation(messages: list[Any], template_kwargs: dict[str, Any]) -> Prompt:
+    prompt: dict[str, Any] = {"messages": messages}
+    if template_kwargs:
+        prompt["chat_template_kwargs"] = template_kwargs
+    return prompt
+
+
+def require_column(key: str, column: str, columns: Mapping[str, Any]) -> None:
+    """Refuse a configured column that the first row does not have.
+
+    Raises:
+        ConfigError: the message names the key, the column and the nearest one.
+    """
+    if column not in columns:
+        raise ConfigError(
+            f"{key} names the column {column!r}, which the first row does not have{nearest(column, columns)}\n"
+            f"columns: {listing(columns)}"
+        )
+
+
+def chat_prompts(prompt: PromptSection, template_kwargs: dict[str, Any]) -> PromptMaker:
+    """The prompt maker of the task ``chat``."""
+    if isinstance(prompt.messages, str):
+        return ConversationPrompts(prompt.messages, template_kwargs)
+    if prompt.messages is not None:
+        return ChatPrompts(prompt.messages, template_kwargs)
+    return SystemUserPrompts(prompt.system, prompt.user or "", template_kwargs)
