@@ -165,4 +165,4 @@ class PoolingParams:
 
 
 Prompt = str | Sequence[int] | dict[str, Any]
-"""Text, token ids, or a mapping with one of ``prompt``, ``prompt_token_ids`` and ``messages``; see ``engine.text.inputs``."""
+"""Text, token ids, or a mapping with one of ``prompt``, ``prompt_token_ids``, ``messages``: see engine.text.inputs."""

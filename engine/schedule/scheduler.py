@@ -1,4 +1,4 @@
-"""Iteration-level scheduling (Yu et al. 2022, Orca) with one token budget over a paged cache (Kwon et al. 2023, vLLM)."""
+"""Iteration-level scheduling (Orca, Yu et al. 2022), one token budget, a paged cache (vLLM, Kwon et al. 2023)."""
 
 from __future__ import annotations
 
