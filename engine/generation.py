@@ -20,6 +20,9 @@ from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 
 
+MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationModel:
     """What the engine knows of the model beside its weights."""
@@ -166,7 +169,7 @@ class GenerationCore:
             params=params,
             max_output=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_ids=stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids,
-            seed=seed + child,
+            seed=(seed + child) & MAX_SEED,
             priority=prompt.priority,
             salt=prompt.cache_salt.encode(),
             leader=leader,

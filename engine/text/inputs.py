@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if not isinstance(prompt, Mapping):
+        if not isinstance(prompt, Iterable):
+            raise InputError(f"a prompt must be text, token ids or a mapping, not {prompt!r}")
         return {"prompt_token_ids": prompt}
     unknown = [key for key in prompt if key not in KEYS]
     if unknown:

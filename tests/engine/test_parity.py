@@ -12,7 +12,7 @@ import torch
 from engine import LLM, RequestOutput, SamplingParams
 from engine.model.files import resolve_model
 
-NEW_TOKENS = 16
+NEW_TOKENS = 12
 GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
 SCORED = SamplingParams(temperature=0, max_tokens=8, logprobs=5, prompt_logprobs=5)
 WITH_LOGPROBS = (2, 12, 20, 26, 31)  # of the 32 prompts: 7, 30, 98, 238 and 500 tokens
@@ -160,7 +160,6 @@ def test_bfloat16_tokens_differ_only_where_two_are_as_likely(
             continue
         exact = logprobs_of(reference_bf16, prompt + theirs[:at])[-1]
         top = exact.topk(5).indices.tolist()
-        print(at, (exact[theirs[at]] - exact[ours[at]]).item())
         assert ours[at] in top
         assert (exact[theirs[at]] - exact[ours[at]]).item() <= 0.25, "two steps of a bfloat16 logit near 16"
     assert equal >= len(chosen) // 3
