@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
 POLICIES = ("fcfs", "priority")
 DEVICES = ("auto", "cpu", "cuda")
+BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # attention reads keys in tiles of 128 tokens, each of whole blocks
+FLAGS: Mapping[str, type] = {
+    "enable_chunked_prefill": bool,
+    "enable_prefix_caching": bool,
+    "batch_invariant": bool,
+    "skip_tokenizer_init": bool,
+    "hf_overrides": Mapping,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +80,24 @@ class EngineArgs:
         ):
             if getattr(self, name) not in allowed:
                 raise ParameterError(name, getattr(self, name), f"one of {', '.join(allowed)}")
+        self._check_numbers()
+        for name, kind in FLAGS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ParameterError(name, getattr(self, name), f"of type {kind.__name__}")
+
+    def _check_numbers(self) -> None:
         for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not _is_int(value) or value < 1):
                 raise ParameterError(name, value, "an integer of at least 1, or None")
-        if self.block_size < 1:
-            raise ParameterError("block_size", self.block_size, "at least 1")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ParameterError("gpu_memory_utilization", self.gpu_memory_utilization, "above 0 and at most 1")
+        if not _is_int(self.seed):
+            raise ParameterError("seed", self.seed, "an integer")
+        if self.block_size not in BLOCK_SIZES:
+            raise ParameterError("block_size", self.block_size, f"one of {', '.join(map(str, BLOCK_SIZES))}")
+        share = self.gpu_memory_utilization
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ParameterError("gpu_memory_utilization", share, "a number above 0 and at most 1")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -19,7 +19,6 @@ from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 
-
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 

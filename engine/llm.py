@@ -159,6 +159,8 @@ class LLM:
             TypeError: parameters of the wrong kind for the model.
         """
         core = self._open.core
+        if on_error not in ("output", "raise"):
+            raise ParameterError("on_error", on_error, "output or raise")
         if self._streaming:
             raise RuntimeError("another stream of this LLM is open: exhaust or close it first")
         self._streaming = True

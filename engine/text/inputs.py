@@ -52,8 +52,6 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if not isinstance(prompt, Mapping):
-        if not isinstance(prompt, Iterable):
-            raise InputError(f"a prompt must be text, token ids or a mapping, not {prompt!r}")
         return {"prompt_token_ids": prompt}
     unknown = [key for key in prompt if key not in KEYS]
     if unknown:
@@ -65,10 +63,16 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
 
 def _token_ids(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[int]:
     if "messages" in fields:
-        return _needed(tokenizer, "messages").apply_chat_template(
-            fields["messages"], **fields.get("chat_template_kwargs") or {}
-        )
-    ids = list(fields["prompt_token_ids"])
+        options = fields.get("chat_template_kwargs") or {}
+        if not isinstance(options, Mapping):
+            raise InputError(f"chat_template_kwargs must be a mapping, not {options!r:.80}")
+        if isinstance(fields["messages"], str) or not isinstance(fields["messages"], Sequence):
+            raise InputError(f"messages must be a list of mappings, not {fields['messages']!r:.80}")
+        return _needed(tokenizer, "messages").apply_chat_template(fields["messages"], **options)
+    given = fields["prompt_token_ids"]
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"a prompt must be text, a list of token ids or a mapping, not {given!r:.80}")
+    ids = list(given)
     wrong = next((x for x in ids if not isinstance(x, int) or isinstance(x, bool)), None)
     if wrong is not None:
         raise InputError(f"prompt_token_ids must be integers, found {wrong!r}")
