@@ -192,7 +192,8 @@ def _generation(
         prefix_caching=args.enable_prefix_caching,
         policy="priority" if args.scheduling_policy == "priority" else "fcfs",
     )
-    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=length, eos_ids=eos, seed=args.seed)
+    known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
+    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=length, eos_ids=known, seed=args.seed)
     return GenerationCore(model, runner, limits, tokenizer)
 
 

@@ -165,7 +165,7 @@ class GenerationCore:
             index=index,
             child=child,
             prompt=prompt.token_ids,
-            params=params,
+            params=params if child == 0 else replace(params, prompt_logprobs=None),  # the prompt is scored once
             max_output=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_ids=stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids,
             seed=(seed + child) & MAX_SEED,

@@ -10,7 +10,7 @@ from engine.model.errors import UnsupportedModelError
 from engine.model.weights import dummy_weights
 
 # Tensors that some checkpoints carry and no model here needs: they follow from the config or repeat another tensor.
-DERIVED = ("rotary_emb.inv_freq", "position_ids", "lm_head.weight", "pooler.dense.weight", "pooler.dense.bias")
+DERIVED = ("rotary_emb.inv_freq", "position_ids", "lm_head.weight")
 
 
 class Checkpoint:
@@ -61,13 +61,13 @@ class Checkpoint:
             )
         return tensor.to(self.device)
 
-    def finish(self) -> None:
-        """Verify that every tensor was taken.
+    def finish(self, unused: tuple[str, ...] = ()) -> None:
+        """Verify that every tensor was taken, those aside whose names begin with one of ``unused``.
 
         Raises:
             UnsupportedModelError: some were not; the message names the first.
         """
-        left = [name for name in self._tensors or () if not name.endswith(DERIVED)]
+        left = [name for name in self._tensors or () if not name.endswith(DERIVED) and not name.startswith(unused)]
         if left:
             raise UnsupportedModelError(
                 f"the checkpoint has {len(left)} tensors that its architecture here does not use, first {left[0]!r}"

@@ -12,6 +12,8 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.spec import EncoderSpec
 from kernels.linear import PackedLinear
 
+HEADS = ("cls.", "pooler.")  # of tasks that pooled vectors do not need: token and next-sentence prediction
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -52,11 +54,11 @@ class Encoder:
         self.words = take("embeddings.word_embeddings.weight", spec.vocab_size, hidden)
         positions = take("embeddings.position_embeddings.weight", spec.max_position, hidden)
         # Every token has segment 0: one row of the segment table is added to all positions, once.
-        self.positions = positions + take("embeddings.token_type_embeddings.weight", 2, hidden)[0]
+        self.positions = positions + take("embeddings.token_type_embeddings.weight", spec.segments, hidden)[0]
         self.norm = _norm("embeddings.LayerNorm", hidden, eps, checkpoint)
         self.layers = [_layer(spec, f"encoder.layer.{i}.", checkpoint) for i in range(spec.layers)]
         self.device = device
-        checkpoint.finish()
+        checkpoint.finish(unused=HEADS)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Embed token id sequences: [sequences, hidden] float32, pooled but not normalised."""

@@ -61,6 +61,7 @@ class EncoderSpec:
     intermediate_size: int
     norm_eps: float
     max_position: int
+    segments: int
     activation: str
     pooling: str = "mean"
 
@@ -74,6 +75,7 @@ DECODERS: Mapping[str, Mapping[str, bool]] = {
     "Qwen2ForCausalLM": {"qkv_bias": True},
     "Qwen3ForCausalLM": {"qk_norm": True},
 }
+HEAD_DIM_STEP = 4  # values of a head that attention takes at a time
 ENCODERS = ("BertModel", "BertForMaskedLM")
 
 
@@ -95,6 +97,7 @@ def read_spec(config: Mapping[str, Any]) -> Spec:
 
 def _decoder(config: Mapping[str, Any], traits: Mapping[str, bool]) -> DecoderSpec:
     _require(config, "hidden_act", "silu", ("silu", "swish"))
+    _require_sizes(config, "intermediate_size")
     heads = config["num_attention_heads"]
     bias = bool(config.get("attention_bias", False))
     return DecoderSpec(
@@ -119,6 +122,7 @@ def _decoder(config: Mapping[str, Any], traits: Mapping[str, bool]) -> DecoderSp
 
 def _encoder(config: Mapping[str, Any]) -> EncoderSpec:
     _require(config, "position_embedding_type", "absolute", ("absolute",))
+    _require_sizes(config, "intermediate_size", "max_position_embeddings")
     _require(config, "hidden_act", "gelu", ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu"))
     return EncoderSpec(
         vocab_size=config["vocab_size"],
@@ -128,6 +132,7 @@ def _encoder(config: Mapping[str, Any]) -> EncoderSpec:
         intermediate_size=config["intermediate_size"],
         norm_eps=config.get("layer_norm_eps", 1e-12),
         max_position=config["max_position_embeddings"],
+        segments=config.get("type_vocab_size", 2),
         activation=config.get("hidden_act", "gelu"),
     )
 
@@ -142,11 +147,32 @@ def rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _window(config: Mapping[str, Any]) -> int:
-    if not config.get("use_sliding_window", True):
+    """Keys that a query sees; Qwen's first ``max_window_layers`` layers see all, and without the flag all layers do."""
+    window = config.get("sliding_window") or 0
+    qwen = str(config.get("model_type", "")).startswith("qwen")
+    if not config.get("use_sliding_window", not qwen) or not window:
         return 0
-    if config.get("layer_types") and len(set(config["layer_types"])) > 1:
+    full = config.get("max_window_layers", 0) if qwen else 0
+    kinds = config.get("layer_types") or [
+        "full_attention" if layer < full else "sliding_attention" for layer in range(config["num_hidden_layers"])
+    ]
+    if len(set(kinds)) > 1:
         raise UnsupportedModelError("layer_types mixes full and sliding attention, which is not supported")
-    return config.get("sliding_window") or 0
+    return 0 if kinds[0] == "full_attention" else window
+
+
+def _require_sizes(config: Mapping[str, Any], *names: str) -> None:
+    """Sizes without which there is no model, and heads that share them evenly."""
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", *names):
+        value = config.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise UnsupportedModelError(f"the model's config has {name}={value!r}; it must be an integer of at least 1")
+    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
+    if heads % kv_heads:
+        raise UnsupportedModelError(f"num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}")
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    if head_dim % HEAD_DIM_STEP:
+        raise UnsupportedModelError(f"head_dim={head_dim} is not supported: it must be a multiple of {HEAD_DIM_STEP}")
 
 
 def _require(config: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> None:

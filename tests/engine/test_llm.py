@@ -188,6 +188,13 @@ def test_n_children_have_seeds_in_a_row_and_share_the_prompts_blocks(
     assert [one.token_ids for one in output.outputs] == [one.token_ids for one in single]
 
 
+def test_n_children_score_the_prompt_once(smol: LLM, limited: Callable[..., LLM], prompts: list[list[int]]) -> None:
+    prompt, llm = {"prompt_token_ids": prompts[22]}, limited(smol)
+    (output,) = outputs(llm, prompt, SamplingParams(n=3, seed=7, max_tokens=3, prompt_logprobs=0))
+    assert len(output.prompt_logprobs or ()) == 131
+    assert llm.stats().computed_tokens < 2 * 131
+
+
 def test_n_children_end_each_in_their_own_time(smol: LLM) -> None:
     (output,) = outputs(smol, LIST, SamplingParams(n=6, seed=1, max_tokens=10, stop=",", logprobs=0))
     assert len({len(one.token_ids) for one in output.outputs}) > 1
@@ -504,7 +511,7 @@ def test_generation_config_gives_defaults_only_without_parameters(tmp_path: Path
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 32,
-        "eos_token_id": 1,
+        "eos_token_id": [1, 999],
     }
     defaults = {"temperature": 0.6, "top_p": 0.9, "top_k": None, "eos_token_id": [5, 6], "max_length": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -514,6 +521,8 @@ def test_generation_config_gives_defaults_only_without_parameters(tmp_path: Path
         assert (params.temperature, params.top_p, params.top_k) == (0.6, 0.9, 0)
         prompt: list[Any] = [{"prompt_token_ids": [3, 4]}]
         ends = set()
+        (least,) = outputs(llm, prompt, SamplingParams(max_tokens=9, min_tokens=9))
+        assert len(least.outputs[0].token_ids) == 9, "an end id beyond the vocabulary is no obstacle"
         for _ in range(40):
             (output,) = outputs(llm, prompt, SamplingParams(max_tokens=200))
             (one,) = output.outputs
