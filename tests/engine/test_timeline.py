@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from engine.seeds import derive_seed
 from engine.stats import TimelinePoint
 from engine.timeline import CAPACITY, Timeline
@@ -13,7 +15,7 @@ def test_points_stay_bounded_and_evenly_spread() -> None:
         timeline.add(TimelinePoint(float(step), 1, 0, 0.5, step))
     times = [point.time for point in timeline.points()]
     assert CAPACITY // 4 < len(times) < CAPACITY
-    assert len({later - earlier for earlier, later in zip(times, times[1:], strict=False)}) == 1
+    assert len({later - earlier for earlier, later in itertools.pairwise(times)}) == 1
     assert times[0] == 0
     assert times[-1] > 9_900
 
