@@ -40,7 +40,7 @@ class Engine(Protocol):
 class InFlight(NamedTuple):
     """What is kept of a row while the engine has it."""
 
-    index: int
+    row: int
     id: str
     kept: dict[str, Any]
 
@@ -108,17 +108,19 @@ class Drive:
             self._put(row, row.id, output.error, output)
             return
         result = self.task.result(output)
-        entry = self._entry(row.index, row.id, output, _one_reason(result.get("finish_reason")), None)
+        entry = self._entry(row.row, row.id, output, _one_reason(result.get("finish_reason")), None)
         self.writer.put(Finished(entry, {"id": row.id, **row.kept, **result}))
         self.progress.add(entry.output_tokens, error=False)
 
     def _put(self, row: InFlight, name: str | None, error: str, output: Output | None = None) -> None:
-        entry = self._entry(row.index, name, output, "error", error)
-        record = {"id": name, "row": row.index, **row.kept, "finish_reason": "error", "error": error}
+        entry = self._entry(row.row, name, output, "error", error)
+        record = {"id": name, "row": row.row, **row.kept, "finish_reason": "error", "error": error}
         self.writer.put(Finished(entry, record))
         self.progress.add(0, error=True)
 
-    def _entry(self, index: int, name: str | None, output: Output | None, reason: str | None, error: str | None) -> Entry:
+    def _entry(
+        self, index: int, name: str | None, output: Output | None, reason: str | None, error: str | None
+    ) -> Entry:
         metrics = (output.metrics if output is not None else None) or RequestMetrics(0.0)
         known = output is not None and output.metrics is not None
         return Entry(

@@ -25,7 +25,7 @@ SHOWN_CHARACTERS = 240
 def finish_run(
     info: RunInfo, config: Config, journal: Journal, dataset: dict[str, Any], stats: EngineStats
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Write everything that a finished run leaves; gives back metrics.json's content and the files to keep as artifacts.
+    """Write everything that a finished run leaves; gives back metrics.json's content and the artifacts' files.
 
     Raises:
         OSError: the disk is full; nothing that was there is lost.

@@ -2,8 +2,8 @@
 
 A folder of the user's own may hold whole groups (``recipe/NAME.yaml``, ``model/NAME.yaml``...), which Hydra reads as it
 does any folder, or recipes alone (``NAME.yaml``), for which ``RecipeFolder`` shows the folder as the group ``recipe``.
-The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file ever
-hides another unnoticed.
+The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file
+ever hides another unnoticed.
 """
 
 from __future__ import annotations

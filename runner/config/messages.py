@@ -21,7 +21,9 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
         why = _why(finding, key, value, inside)
         if why not in lines.setdefault(key, []):
             lines[key].append(why)
-    return "\n".join(whys[0] if len(whys) == 1 else f"{whys[0]}, or {_allowed_alone(whys[1:])}" for whys in lines.values())
+    return "\n".join(
+        whys[0] if len(whys) == 1 else f"{whys[0]}, or {_allowed_alone(whys[1:])}" for whys in lines.values()
+    )
 
 
 def unknown_key(key: str, value: str) -> str:
@@ -71,7 +73,9 @@ def _why(finding: Any, key: str, value: Any, inside: bool) -> str:
         return f"{key}.kind is required and not set"
     if kind == "value_error":
         return _value_error(key, message.removeprefix("Value error, "), value, context.get("error"))
-    suggestion = nearest(str(value), str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+    suggestion = nearest(
+        str(value), str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+    )
     return f"{key}={value!r} is not allowed: it must be {_allowed(message)}{suggestion}"
 
 
