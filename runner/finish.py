@@ -17,6 +17,7 @@ from runner.journal import FILE_NAME, Journal
 from runner.run_info import RunInfo
 from runner.sink import REQUESTS, write_outputs
 from runner.sink.atomic import replaced
+from runner.sink.requests import requests_schema
 
 SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
@@ -36,7 +37,8 @@ def finish_run(
     from runner.measure import summarise
 
     outputs = write_outputs(journal, config.sinks, info.run_dir)
-    metrics = summarise(pq.read_table(info.run_dir / REQUESTS), stats, journal.sessions())
+    columns = [name for name in requests_schema().names if name != "id"]  # ids are half of the table, and no measurement
+    metrics = summarise(pq.read_table(info.run_dir / REQUESTS, columns=columns), stats, journal.sessions())
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
         info,

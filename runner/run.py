@@ -48,7 +48,7 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
-        dataset, task = open_dataset(config.dataset), open_task(config)
+        task, dataset = open_task(config), open_dataset(config.dataset)
         first = dataset.first_row()
         if first is not None:
             task.check(first.columns)

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.sink.atomic import replaced
 
-GROUP_ROWS = 50_000
+GROUP_ROWS = 10_000
 
 
 def requests_schema() -> Any:
