@@ -121,9 +121,7 @@ class SamplingParams:
         _check(self.seed is None or _is_int(self.seed), "seed", self.seed, "an integer or None")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
-            _check(
-                value is None or (_is_int(value) and value >= -1), name, value, "an integer from -1 (all), or None"
-            )
+            _check(value is None or (_is_int(value) and value >= -1), name, value, "an integer from -1 (all), or None")
 
     def _check_stops(self) -> None:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -167,4 +165,4 @@ class PoolingParams:
 
 
 Prompt = str | Sequence[int] | dict[str, Any]
-"""Text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``, the last two with an optional ``cache_salt``."""
+"""Text, token ids, or a mapping with one of ``prompt``, ``prompt_token_ids``, ``messages``: see engine.text.inputs."""

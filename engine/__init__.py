@@ -1,0 +1,44 @@
+"""Galley's inference engine: ``from engine import LLM, SamplingParams`` as in a vLLM script.
+
+Importing this package is light; torch is imported when the first ``LLM`` is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.outputs import (
+    CompletionOutput,
+    Embedding,
+    EmbeddingRequestOutput,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+)
+from engine.params import ParameterError, PoolingParams, SamplingParams
+from engine.stats import EngineStats
+
+if TYPE_CHECKING:
+    from engine.llm import LLM
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Embedding",
+    "EmbeddingRequestOutput",
+    "EngineStats",
+    "Logprob",
+    "ParameterError",
+    "PoolingParams",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":
+        from engine.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")

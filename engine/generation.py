@@ -1,0 +1,250 @@
+"""Generation requests from arrival to output: the loop of schedule, execute, update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from engine.completion import Completion, named_logprobs
+from engine.execute.model_runner import ModelRunner, StepResult
+from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
+from engine.params import SamplingParams
+from engine.schedule.plan import StepPlan
+from engine.schedule.request import Request, Status
+from engine.schedule.scheduler import Limits, Scheduler
+from engine.seeds import derive_seed
+from engine.stats import EngineStats, TimelinePoint
+from engine.text.inputs import Input, InputError
+from engine.text.tokenizer import Tokenizer
+from engine.timeline import Timeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationModel:
+    """What the engine knows of the model beside its weights."""
+
+    vocab_size: int
+    max_model_len: int
+    eos_ids: frozenset[int]
+    seed: int
+
+
+@dataclass(eq=False)
+class _Generation:
+    """A prompt and its completions."""
+
+    request_id: str
+    text: str | None
+    prompt: list[int]
+    completions: list[Completion]
+    arrival: float
+    scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+
+    @property
+    def finished(self) -> bool:
+        return all(c.request.status is Status.FINISHED for c in self.completions)
+
+
+class GenerationCore:
+    """Owns the scheduler and the model runner; one ``step`` computes one batch."""
+
+    def __init__(
+        self, model: GenerationModel, runner: ModelRunner, limits: Limits, tokenizer: Tokenizer | None
+    ) -> None:
+        self.model = model
+        self.runner = runner
+        self.scheduler = Scheduler(limits)
+        self.tokenizer = tokenizer
+        self._generations: dict[Request, _Generation] = {}
+        self._completions: dict[Request, Completion] = {}
+        self._next_index = 0
+        self._ready = time.monotonic()
+        self._timeline = Timeline()
+        self._totals = EngineStats()
+
+    @property
+    def unfinished(self) -> int:
+        """Completions that are not finished."""
+        return self.scheduler.unfinished
+
+    @property
+    def window(self) -> int:
+        """Completions worth holding at once: those that run and as many to follow them."""
+        return 2 * self.scheduler.limits.max_seqs
+
+    def add(self, request_id: str, prompt: Input, params: SamplingParams) -> None:
+        """Queue a prompt.
+
+        Raises:
+            InputError: it cannot be run: empty, too long, or with token ids that the model does not have.
+        """
+        index = self._next_index
+        self._next_index += 1
+        self._check(prompt, params)
+        generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
+        leader: Request | None = None
+        for child in range(params.n):
+            request = self._request(index, child, prompt, params, leader)
+            leader = leader or request
+            completion = Completion(request, self.tokenizer)
+            generation.completions.append(completion)
+            self._generations[request] = generation
+            self._completions[request] = completion
+            self.scheduler.add(request)
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one batch; returns the outputs that it finished."""
+        plan = self.scheduler.schedule()
+        if not plan.slices:
+            return []
+        start = time.monotonic()
+        for part in plan.slices:
+            generation = self._generations[part.request]
+            generation.scheduled = generation.scheduled or start
+        result = self.runner.execute(plan)
+        now = time.monotonic()
+        self.scheduler.update(plan, {request: sample.token for request, sample in result.samples.items()})
+        self._book(result, now)
+        self._count(plan, result, now, now - start)
+        return self._collect(result)
+
+    def abort_all(self) -> None:
+        """Drop every unfinished request."""
+        for request in list(self._generations):
+            self.scheduler.finish(request, "abort")
+        self._generations.clear()
+        self._completions.clear()
+
+    def stats(self) -> EngineStats:
+        """Totals and the present state."""
+        pool = self.scheduler.pool
+        return replace(
+            self._totals,
+            preemptions=self.scheduler.preemptions,
+            running=len(self.scheduler.running),
+            waiting=self.scheduler.waiting,
+            kv_blocks_total=pool.size,
+            kv_blocks_used=pool.held,
+            timeline=self._timeline.points(),
+        )
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prompt beginnings."""
+        self.scheduler.pool.forget_all()
+
+    def _check(self, prompt: Input, params: SamplingParams) -> None:
+        ids, limit = prompt.token_ids, self.model.max_model_len
+        if not ids:
+            raise InputError("the prompt is empty: it must have at least one token")
+        if len(ids) >= limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
+            )
+        for name, values in (("prompt token", ids), ("stop_token_ids", params.stop_token_ids or ())):
+            wrong = next((x for x in values if not 0 <= x < self.model.vocab_size), None)
+            if wrong is not None:
+                raise InputError(
+                    f"{name} id {wrong} is not in the vocabulary: ids go from 0 to {self.model.vocab_size - 1}"
+                )
+        if params.stop_strings and self.tokenizer is None:
+            raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
+
+    def _request(
+        self, index: int, child: int, prompt: Input, params: SamplingParams, leader: Request | None
+    ) -> Request:
+        room = self.model.max_model_len - len(prompt.token_ids)
+        stop_ids = frozenset(params.stop_token_ids or ())
+        seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
+        return Request(
+            index=index,
+            child=child,
+            prompt=prompt.token_ids,
+            params=params,
+            max_output=room if params.max_tokens is None else min(params.max_tokens, room),
+            stop_ids=stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids,
+            seed=seed + child,
+            priority=prompt.priority,
+            salt=prompt.cache_salt.encode(),
+            leader=leader,
+        )
+
+    def _book(self, result: StepResult, now: float) -> None:
+        """Follow up on the step's tokens: times, text, stop strings, log-probabilities of prompts."""
+        for request, scored in result.prompt_logprobs.items():
+            generation = self._generations[request]
+            if request.child == 0:
+                known = len(generation.prompt_logprobs)
+                done = min(request.computed, len(request.prompt) - 1) + 1 - len(scored)
+                # After a preemption the same positions come again; only the new ones count.
+                fresh = scored[max(0, known - done) :]
+                generation.prompt_logprobs += [named_logprobs(raw, self.tokenizer) for raw in fresh]
+        for request, sample in result.samples.items():
+            generation = self._generations[request]
+            generation.first_token = generation.first_token or now
+            generation.last_token = now
+            match = self._completions[request].accept(sample)
+            if match is not None:
+                self.scheduler.finish(request, "stop", match.stop)
+                request.finish_reason, request.stop_reason = "stop", match.stop
+
+    def _collect(self, result: StepResult) -> list[RequestOutput]:
+        """Outputs of the generations that are finished now."""
+        outputs = []
+        for request in result.samples:
+            generation = self._generations.get(request)
+            if generation is not None and generation.finished:
+                outputs.append(self._output(generation))
+                for completion in generation.completions:
+                    del self._generations[completion.request], self._completions[completion.request]
+        return outputs
+
+    def _output(self, generation: _Generation) -> RequestOutput:
+        first = generation.completions[0].request
+        return RequestOutput(
+            request_id=generation.request_id,
+            prompt=generation.text,
+            prompt_token_ids=tuple(generation.prompt),
+            outputs=tuple(completion.output() for completion in generation.completions),
+            prompt_logprobs=None if first.params.prompt_logprobs is None else tuple(generation.prompt_logprobs),
+            metrics=RequestMetrics(
+                arrival=generation.arrival,
+                scheduled=generation.scheduled,
+                first_token=generation.first_token,
+                last_token=generation.last_token,
+                preemptions=sum(completion.request.preemptions for completion in generation.completions),
+            ),
+            num_cached_tokens=first.cached_tokens,
+        )
+
+    def _count(self, plan: StepPlan, result: StepResult, now: float, seconds: float) -> None:
+        old, pool = self._totals, self.scheduler.pool
+        started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
+        self._totals = replace(
+            old,
+            steps=old.steps + 1,
+            prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
+            cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
+            computed_tokens=old.computed_tokens + plan.tokens,
+            output_tokens=old.output_tokens + len(result.samples),
+            finished_requests=old.finished_requests + sum(r.status is Status.FINISHED for r in result.samples),
+            peak_running=max(old.peak_running, len(plan.slices)),
+            peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
+            busy_seconds=old.busy_seconds + seconds,
+        )
+        self._timeline.add(
+            TimelinePoint(
+                time=now - self._ready,
+                running=len(plan.slices),
+                waiting=self.scheduler.waiting,
+                kv_use=pool.held / pool.size,
+                output_tokens=self._totals.output_tokens,
+            )
+        )
+
+    def describe(self) -> Mapping[str, str]:
+        """What the tokens depend on beside the recipe: device, dtype, kernels and their constants."""
+        return self.runner.numerics()

@@ -1,0 +1,137 @@
+"""Embedding requests from arrival to output."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from engine.model.encoder import Encoder
+from engine.outputs import Embedding, EmbeddingRequestOutput, RequestMetrics
+from engine.params import PoolingParams
+from engine.stats import EngineStats, TimelinePoint
+from engine.text.inputs import Input, InputError
+from engine.text.tokenizer import Tokenizer
+from engine.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request_id: str
+    prompt: Input
+    params: PoolingParams
+    arrival: float
+
+
+class PoolingCore:
+    """Embeds prompts in batches of at most ``max_tokens`` tokens and ``max_seqs`` sequences, in order of arrival."""
+
+    def __init__(
+        self, encoder: Encoder, max_model_len: int, max_tokens: int, max_seqs: int, tokenizer: Tokenizer | None
+    ) -> None:
+        self.encoder = encoder
+        self.max_model_len = max_model_len
+        self.tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._max_seqs = max_seqs
+        self._queue: deque[_Waiting] = deque()
+        self._ready = time.monotonic()
+        self._timeline = Timeline()
+        self._totals = EngineStats()
+
+    @property
+    def unfinished(self) -> int:
+        """Prompts that are not embedded yet."""
+        return len(self._queue)
+
+    @property
+    def window(self) -> int:
+        """Prompts worth holding at once."""
+        return 2 * self._max_seqs
+
+    def add(self, request_id: str, prompt: Input, params: PoolingParams) -> None:
+        """Queue a prompt.
+
+        Raises:
+            InputError: it is empty or too long, or more dimensions are asked for than the model has.
+        """
+        tokens, vocab, hidden = prompt.token_ids, self.encoder.spec.vocab_size, self.encoder.spec.hidden_size
+        if not tokens:
+            raise InputError("the prompt is empty: it must have at least one token")
+        if len(tokens) > self.max_model_len:
+            raise InputError(f"the prompt has {len(tokens)} tokens; max_model_len={self.max_model_len} is the most")
+        wrong = next((token for token in tokens if not 0 <= token < vocab), None)
+        if wrong is not None:
+            raise InputError(f"prompt token id {wrong} is not in the vocabulary: ids go from 0 to {vocab - 1}")
+        if params.dimensions is not None and params.dimensions > hidden:
+            raise InputError(f"dimensions={params.dimensions} is more than the model's {hidden}")
+        self._queue.append(_Waiting(request_id, prompt, params, time.monotonic()))
+
+    def step(self) -> list[EmbeddingRequestOutput]:
+        """Embed one batch."""
+        batch = self._take()
+        if not batch:
+            return []
+        start = time.monotonic()
+        with torch.inference_mode():
+            pooled = self.encoder([item.prompt.token_ids for item in batch])
+        now = time.monotonic()
+        self._count(batch, now, now - start)
+        return [
+            EmbeddingRequestOutput(
+                request_id=item.request_id,
+                outputs=Embedding(_finish(vector, item.params)),
+                prompt_token_ids=tuple(item.prompt.token_ids),
+                metrics=RequestMetrics(arrival=item.arrival, scheduled=start, first_token=now, last_token=now),
+            )
+            for item, vector in zip(batch, pooled, strict=True)
+        ]
+
+    def abort_all(self) -> None:
+        """Drop every waiting prompt."""
+        self._queue.clear()
+
+    def stats(self) -> EngineStats:
+        """Totals and the present state."""
+        return replace(self._totals, waiting=len(self._queue), timeline=self._timeline.points())
+
+    def reset_prefix_cache(self) -> None:
+        """Nothing to forget: an encoder keeps no cache."""
+
+    def describe(self) -> Mapping[str, str]:
+        """What the vectors depend on beside the recipe."""
+        return {"device": self.encoder.device.type, "dtype": str(self.encoder.words.dtype).removeprefix("torch.")}
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        tokens = 0
+        while self._queue and len(batch) < self._max_seqs:
+            tokens += len(self._queue[0].prompt.token_ids)
+            if batch and tokens > self._max_tokens:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _count(self, batch: list[_Waiting], now: float, seconds: float) -> None:
+        tokens = sum(len(item.prompt.token_ids) for item in batch)
+        old = self._totals
+        self._totals = replace(
+            old,
+            steps=old.steps + 1,
+            prompt_tokens=old.prompt_tokens + tokens,
+            computed_tokens=old.computed_tokens + tokens,
+            finished_requests=old.finished_requests + len(batch),
+            peak_running=max(old.peak_running, len(batch)),
+            busy_seconds=old.busy_seconds + seconds,
+        )
+        self._timeline.add(TimelinePoint(now - self._ready, len(batch), len(self._queue), 0.0, 0))
+
+
+def _finish(vector: torch.Tensor, params: PoolingParams) -> list[float]:
+    """Cut to the wanted dimensions, then scale to length 1 where asked."""
+    vector = vector[: params.dimensions]
+    return (F.normalize(vector, dim=0) if params.normalize else vector).tolist()

@@ -1,0 +1,36 @@
+"""What one step computes: pure data, handed from the scheduler to the model runner and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.schedule.request import Request
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A request's share of a step: its tokens at positions ``start`` to ``stop``.
+
+    ``samples``: the slice ends at the request's last token, so the step draws the next one.
+    """
+
+    request: Request
+    start: int
+    stop: int
+
+    @property
+    def samples(self) -> bool:
+        return self.stop == self.request.total
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The slices of one step, in the order in which their tokens are laid out."""
+
+    slices: Sequence[Slice]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step computes."""
+        return sum(part.stop - part.start for part in self.slices)

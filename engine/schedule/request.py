@@ -1,0 +1,77 @@
+"""A generation request as the scheduler sees it: tokens, progress and blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from engine.params import SamplingParams
+
+
+class Status(Enum):
+    """Where a request is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence to be completed. The scheduler owns every field below the first group.
+
+    Prefill and decode are one thing: ``computed`` of the request's ``total`` tokens have their keys and values in the
+    cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
+
+    Args:
+        index: arrival order; with ``child`` it names the request.
+        child: which of the prompt's ``n`` completions this is.
+        prompt: token ids.
+        params: sampling parameters.
+        max_output: most output tokens, already cut to the model's length.
+        stop_ids: token ids that end the output.
+        seed: of the request's noise.
+        priority: lower runs first under the ``priority`` policy.
+        salt: separates prefix cache entries of equal tokens.
+        leader: the sibling whose prompt blocks this request shares; it waits until they are computed.
+    """
+
+    index: int
+    prompt: list[int]
+    params: SamplingParams
+    max_output: int
+    stop_ids: frozenset[int] = frozenset()
+    seed: int = 0
+    priority: int = 0
+    salt: bytes = b""
+    child: int = 0
+    leader: Request | None = None
+
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    status: Status = Status.WAITING
+    cached_tokens: int = 0
+    preemptions: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompt and output so far."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether cached blocks may stand in for computing: not where the prompt's own logits are asked for."""
+        return self.params.prompt_logprobs is None
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Token ids at positions ``start`` to ``stop`` of prompt and output together."""
+        prompt = len(self.prompt)
+        if stop <= prompt:
+            return self.prompt[start:stop]
+        if start >= prompt:
+            return self.output[start - prompt : stop - prompt]
+        return self.prompt[start:] + self.output[: stop - prompt]

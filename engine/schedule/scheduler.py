@@ -1,0 +1,213 @@
+"""Iteration-level scheduling (Orca, Yu et al. 2022), one token budget, a paged cache (vLLM, Kwon et al. 2023)."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.schedule.block_pool import BlockPool
+from engine.schedule.plan import Slice, StepPlan
+from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.request import Request, Status
+
+Key = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one step may hold: ``max_tokens`` computed tokens and ``max_seqs`` sequences."""
+
+    max_tokens: int
+    max_seqs: int
+    blocks: int
+    block_size: int
+    chunked_prefill: bool = True
+    prefix_caching: bool = True
+    policy: Literal["fcfs", "priority"] = "fcfs"
+
+
+class Scheduler:
+    """Plans steps: running requests first, then waiting ones, in the order of the policy.
+
+    When blocks run out, the running request that comes last in that order gives its blocks back and waits again; it
+    will be recomputed, from the prefix cache as far as that reaches. The request that comes first is never preempted,
+    and any request fits into the whole cache alone (``LLM`` checks that), so every request finishes.
+
+    Ownership: the scheduler alone changes requests and the block pool, in ``add``, ``schedule``, ``update`` and
+    ``finish``; a plan stays valid until the next of these calls.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.pool = BlockPool(limits.blocks)
+        self.cache = PrefixCache(self.pool, limits.block_size, limits.prefix_caching)
+        self.running: list[Request] = []
+        self._waiting: list[tuple[Key, Request]] = []
+        self.preemptions = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold no blocks yet."""
+        return len(self._waiting)
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that run or wait."""
+        return len(self.running) + len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Queue a request."""
+        heapq.heappush(self._waiting, (self._key(request), request))
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step; its plan is empty only when nothing is unfinished."""
+        slices, preempted = self._continue_running()
+        if not preempted:
+            slices += self._admit_waiting(self.limits.max_tokens - sum(s.stop - s.start for s in slices))
+        return StepPlan(tuple(slices))
+
+    def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
+        """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
+
+        Args:
+            plan: the plan of the step.
+            sampled: the token drawn for each slice that samples.
+        """
+        finished = []
+        for part in plan.slices:
+            request = part.request
+            if request.status is not Status.RUNNING:
+                continue  # finished by the caller while the step ran
+            request.computed = part.stop
+            self.cache.publish(request, part.start // self.limits.block_size)
+            if part.samples:
+                request.output.append(sampled[request])
+                if self._reached_end(request):
+                    finished.append(request)
+        for request in finished:
+            self._retire(request)
+        return finished
+
+    def finish(self, request: Request, reason: str, stop_reason: int | str | None = None) -> None:
+        """End a request from outside: a stop string was found, or the caller aborts it."""
+        if request.status is Status.FINISHED:
+            return
+        request.finish_reason, request.stop_reason = reason, stop_reason
+        if request.status is Status.WAITING:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
+            heapq.heapify(self._waiting)
+        self._retire(request)
+
+    def check(self) -> None:
+        """Verify that blocks and requests agree; raises AssertionError."""
+        self.pool.check(request.blocks for request in self.running)
+        for request in self.running:
+            assert len(request.blocks) * self.limits.block_size >= request.computed, "computed tokens without a block"
+        assert all(not request.blocks for _, request in self._waiting), "a waiting request holds blocks"
+
+    def _continue_running(self) -> tuple[list[Slice], bool]:
+        """Slices of the running requests, and whether any was preempted to make room for another."""
+        budget, slices, preempted = self.limits.max_tokens, [], False
+        queue = sorted(self.running, key=self._key)
+        while queue and budget > 0:
+            request = queue.pop(0)
+            stop = min(request.total, request.computed + budget)
+            while not self._grow(request, stop):
+                victim = queue.pop() if queue else request
+                self._preempt(victim)
+                preempted = True
+                if victim is request:
+                    break
+            else:
+                slices.append(Slice(request, request.computed, stop))
+                budget -= stop - request.computed
+        return slices, preempted
+
+    def _admit_waiting(self, budget: int) -> list[Slice]:
+        """Slices of waiting requests that start now."""
+        slices: list[Slice] = []
+        deferred = []
+        while self._waiting and budget > 0 and len(self.running) < self.limits.max_seqs:
+            entry = heapq.heappop(self._waiting)
+            request = entry[1]
+            if self._awaits_leader(request):
+                deferred.append(entry)
+                continue
+            if not self._start(request, budget):
+                deferred.append(entry)
+                break
+            stop = min(request.total, request.computed + budget)
+            slices.append(Slice(request, request.computed, stop))
+            budget -= stop - request.computed
+        for entry in deferred:
+            heapq.heappush(self._waiting, entry)
+        return slices
+
+    def _start(self, request: Request, budget: int) -> bool:
+        """Give a waiting request its cached blocks and those of its first slice; False leaves everything as it was."""
+        shared = self.cache.match(request)
+        computed = len(shared) * self.limits.block_size
+        if not self.limits.chunked_prefill and request.total - computed > budget:
+            return False
+        for block in shared:
+            self.pool.share(block)
+        request.blocks = shared
+        if not self._grow(request, min(request.total, computed + budget)):
+            self.pool.release(shared)
+            request.blocks = []
+            return False
+        request.computed = computed
+        request.status = Status.RUNNING
+        if request.preemptions == 0:
+            request.cached_tokens = computed
+        self.running.append(request)
+        return True
+
+    def _grow(self, request: Request, tokens: int) -> bool:
+        """Extend the request's blocks to hold ``tokens`` tokens, if there are enough free ones."""
+        missing = -(-tokens // self.limits.block_size) - len(request.blocks)
+        if missing <= 0:
+            return True
+        blocks = self.pool.allocate(missing)
+        if blocks is None:
+            return False
+        request.blocks = request.blocks + blocks
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.pool.release(request.blocks)
+        request.blocks, request.computed, request.status = [], 0, Status.WAITING
+        request.preemptions += 1
+        self.preemptions += 1
+        self.add(request)
+
+    def _retire(self, request: Request) -> None:
+        if request.status is Status.RUNNING:
+            self.running.remove(request)
+            self.pool.release(request.blocks)
+            request.blocks = []
+        request.status = Status.FINISHED
+
+    def _reached_end(self, request: Request) -> bool:
+        """Whether the last token ends the request; sets its finish reason."""
+        produced, token = len(request.output), request.output[-1]
+        if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
+            request.finish_reason = "stop"
+            explicit = request.params.stop_token_ids or ()
+            request.stop_reason = token if token in explicit else None
+        elif produced >= request.max_output:
+            request.finish_reason = "length"
+        return request.finish_reason is not None
+
+    def _awaits_leader(self, request: Request) -> bool:
+        """Whether the sibling that computes the shared prompt has not done so yet."""
+        leader = request.leader
+        if leader is None or not self.cache.enabled or leader.status is Status.FINISHED:
+            return False
+        return leader.computed < len(leader.prompt)
+
+    def _key(self, request: Request) -> Key:
+        return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
