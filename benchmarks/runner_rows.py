@@ -47,9 +47,7 @@ def _run(folder: Path) -> list[tuple[int, float]]:
         *("sampling.max_tokens=8", "progress=false"),
     ]
     root = str(Path(__file__).resolve().parent.parent)
-    process = subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL)
     samples = []
     watched = psutil.Process(process.pid)
     while process.poll() is None:

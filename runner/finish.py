@@ -37,7 +37,9 @@ def finish_run(
     from runner.measure import summarise
 
     outputs = write_outputs(journal, config.sinks, info.run_dir)
-    columns = [name for name in requests_schema().names if name != "id"]  # ids are half of the table, and no measurement
+    columns = [
+        name for name in requests_schema().names if name != "id"
+    ]  # ids are half of the table, and no measurement
     metrics = summarise(pq.read_table(info.run_dir / REQUESTS, columns=columns), stats, journal.sessions())
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
@@ -95,7 +97,7 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
     # soft_wrap: paths and commands are to be copied whole
     console.print(f"\noutputs  {info.run_dir} ({names})", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {info.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"tracking {tracking}", soft_wrap=True, highlight=False, markup=False)
+    console.print(tracking, soft_wrap=True, highlight=False, markup=False)
 
 
 _THROUGHPUT = {
@@ -118,6 +120,7 @@ def _first_outputs(journal_file: Path) -> list[str]:
     journal = Journal(journal_file)
     try:
         records = [json.loads(record) for record in islice(journal.records(errors=False), SHOWN_OUTPUTS)]
+        records = [record for record in records if record["output"]]  # empty without detokenization
     finally:
         journal.close()
     lines = []

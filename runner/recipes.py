@@ -121,7 +121,7 @@ def register_folders(folders: Sequence[Path]) -> None:
             header: dict[str, Any] = self._get_header_dict(text)
             if header.get("package") is None:
                 header["package"] = "_global_"  # a recipe is always laid over the whole configuration
-            config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+            config = OmegaConf.load(file)
             return ConfigResult(provider=self.provider, path=str(file), config=config, header=header)
 
         def is_group(self, config_path: str) -> bool:

@@ -24,6 +24,11 @@ def check(config: Config) -> None:
     """
     if isinstance(config.engine, NativeEngine):
         engine_args(config)
+    if config.model.config is not None and config.model.load_format != "dummy":
+        raise ConfigError(
+            f"model.load_format={config.model.load_format!r} is not allowed with model.config: it must be 'dummy', "
+            f"because a config alone has no weights"
+        )
     _check_prompt(config)
     _check_sampling(config)
     _check_columns(config)
@@ -37,7 +42,7 @@ def engine_args(config: Config) -> EngineArgs:
         ConfigError: an argument outside its range.
     """
     engine = config.engine.model_dump(exclude={"kind"})
-    model = config.model.model_dump(exclude={"name", "max_model_len"})
+    model = config.model.model_dump(exclude={"name", "max_model_len", "config"})
     engine["max_model_len"] = engine["max_model_len"] or config.model.max_model_len
     runner: Literal["pooling", "generate"] = "pooling" if isinstance(config.task, EmbedTask) else "generate"
     try:

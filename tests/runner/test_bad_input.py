@@ -28,7 +28,10 @@ CASES = {
     "model argument": (("+recipe=demo", "model.dtype=bf16"), ["model.dtype='bf16'", "bfloat16"]),
     "missing value": (("+recipe=summarize",), ["dataset.path is required", "dataset.path=VALUE"]),
     "missing choice": (("name=x", "dataset=inline", "dataset.rows=[a]"), ["model.name is required", "model=NAME"]),
-    "missing file": (("+recipe=demo", "dataset.path=artcles.jsonl"), ["'artcles.jsonl'", "did you mean 'articles.jsonl'?"]),
+    "missing file": (
+        ("+recipe=demo", "dataset.path=artcles.jsonl"),
+        ["'artcles.jsonl'", "did you mean 'articles.jsonl'?"],
+    ),
     "missing built-in file": (("+recipe=demo", "dataset.path=builtin:nothing.jsonl"), ["builtin:nothing.jsonl"]),
     "folder as file": (("+recipe=demo", "dataset.path=."), ["dataset.path='.'", "is a folder"]),
     "empty glob": (("+recipe=demo", "dataset.path=no*.jsonl"), ["dataset.path='no*.jsonl'", "matches no file"]),
