@@ -23,6 +23,10 @@ CASES = {
     "unknown group option": (("+recipe=demo", "model=smolm2"), ["model='smolm2'", "did you mean 'smollm2'?", "minilm"]),
     "wrong type": (("+recipe=demo", "sampling.max_tokens=many"), ["sampling.max_tokens='many'", "integer"]),
     "wrong kind": (("+recipe=demo", "dataset.kind=json"), ["dataset.kind='json'", "csv", "did you mean 'jsonl'?"]),
+    "key of another kind": (
+        ("+recipe=demo", "engine.kind=null_engine"),
+        ["engine.device='auto'", "engine.kind='null_engine'", "engine=null_engine"],
+    ),
     "wrong choice": (("+recipe=demo", "engine.device=gpu"), ["engine.device='gpu'", "cpu, cuda"]),
     "out of range": (("+recipe=demo", "sampling.top_p=1.5"), ["sampling.top_p=1.5", "above 0 and at most 1"]),
     "model argument": (("+recipe=demo", "model.dtype=bf16"), ["model.dtype='bf16'", "bfloat16"]),
