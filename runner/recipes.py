@@ -2,8 +2,8 @@
 
 A folder of the user's own may hold whole groups (``recipe/NAME.yaml``, ``model/NAME.yaml``...), which Hydra reads as it
 does any folder, or recipes alone (``NAME.yaml``), for which ``RecipeFolder`` shows the folder as the group ``recipe``.
-The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file ever
-hides another unnoticed.
+The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file
+ever hides another unnoticed.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def register_folders(folders: Sequence[Path]) -> None:
             header: dict[str, Any] = self._get_header_dict(text)
             if header.get("package") is None:
                 header["package"] = "_global_"  # a recipe is always laid over the whole configuration
-            config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+            config = OmegaConf.load(file)
             return ConfigResult(provider=self.provider, path=str(file), config=config, header=header)
 
         def is_group(self, config_path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shlex
 import sqlite3
@@ -23,7 +24,7 @@ from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
 from runner.finish import finish_run, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
-from runner.progress import Progress
+from runner.progress import Counts, Monitor
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
@@ -48,7 +49,7 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
-        dataset, task = open_dataset(config.dataset), open_task(config)
+        task, dataset = open_task(config), open_dataset(config.dataset)
         first = dataset.first_row()
         if first is not None:
             task.check(first.columns)
@@ -139,15 +140,13 @@ class _Run:
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
         session = self._guarded(lambda: journal.begin_session(started_at))
-        with _open_engine(self.config) as engine:
+        with _open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
             writer = Writer(journal, live, session, ready - started_at, measured_from)
             status = "FAILED"
             try:
-                with Progress(self.dataset.count(), done.count, self.config.progress) as progress, writer:
-                    drive = Drive(
-                        self.task, session, measured_from, writer, progress, tracker, self.interrupts, done.count
-                    )
+                with writer, self._monitor(engine, counts := Counts(), done.count, tracker):
+                    drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
                     with _engine_errors("while running"):
                         drive.run(engine, rows)
                 status = "FINISHED"
@@ -157,6 +156,9 @@ class _Run:
             finally:
                 elapsed = time.monotonic() - measured_from
                 self._end_session(session, ready - started_at, elapsed, status, engine.stats())
+
+    def _monitor(self, engine: Engine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
+        return Monitor(engine, counts, self.dataset.count(), done, self.config.progress, tracker)
 
     def _end_session(self, session: int, startup: float, elapsed: float, status: str, stats: EngineStats) -> None:
         """Note the session's end. A disk that is full loses this note, not the error that says so."""
@@ -202,7 +204,7 @@ def _quoted(path: Path) -> str:
 
 
 @contextmanager
-def _open_engine(config: Config) -> Iterator[Engine]:
+def _open_engine(config: Config, run_dir: Path) -> Iterator[Engine]:
     """The engine, closed at the end. Imported here: nothing before this needs torch."""
     with _engine_errors("while the model was loaded"):
         if isinstance(config.engine, NullEngine):
@@ -213,11 +215,21 @@ def _open_engine(config: Config) -> Iterator[Engine]:
             from engine import LLM
 
             arguments = engine_args(config)
+            if config.model.config is not None:
+                arguments = dataclasses.replace(arguments, model=str(_write_model(config.model.config, run_dir)))
             engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _write_model(config: dict[str, Any], run_dir: Path) -> Path:
+    """A model folder without weights, for ``load_format=dummy``."""
+    folder = run_dir / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
 
 
 @contextmanager
