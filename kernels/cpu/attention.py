@@ -22,9 +22,7 @@ QUERY_TILE = 16  # queries of one sequence that share a widened tile
 
 
 @numba.njit(**FLAGS)
-def _load_keys(
-    cache: Any, values: Any, tables: Any, sequence: int, head: int, first_block: int, tile: Any
-) -> None:
+def _load_keys(cache: Any, values: Any, tables: Any, sequence: int, head: int, first_block: int, tile: Any) -> None:
     """tile [head_dim, blocks, block_size] = the keys of ``blocks`` blocks of one sequence and head.
 
     Blocks lie anywhere in memory, where the processor's own prefetcher does not follow: while a block is read, the next

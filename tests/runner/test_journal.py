@@ -82,11 +82,10 @@ def test_a_shielded_block_ends_before_the_interrupt() -> None:
     import signal
 
     seen = []
-    with Interrupts() as interrupts:
-        with pytest.raises(Interrupted), interrupts.shielded():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.01)
-            seen.append("end of block")
+    with Interrupts() as interrupts, pytest.raises(Interrupted), interrupts.shielded():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        seen.append("end of block")
     assert seen == ["end of block"]
     with Interrupts(), pytest.raises(Interrupted) as caught:
         os.kill(os.getpid(), signal.SIGINT)
