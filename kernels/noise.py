@@ -1,8 +1,8 @@
 """Gumbel noise for sampling, a pure function of (seed, position, token): nothing in it depends on the batch.
 
 Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with key = the seed's two words and
-counter = (token // 4, position, 0, 0); word ``token % 4`` of its result, as a uniform number in (0, 1), goes through
--log(-log(u)).
+counter = (token // 4, position, 0, 0); word ``token % 4`` of its result, as a uniform number u in (0, 1), goes through
+-log(-log(1 - u)).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
+LARGEST = 1 - 2.0**-24  # the float32 before 1
 
 
 def gumbel(seeds: torch.Tensor, positions: torch.Tensor, vocab_size: int) -> torch.Tensor:
@@ -28,9 +29,9 @@ def gumbel(seeds: torch.Tensor, positions: torch.Tensor, vocab_size: int) -> tor
     """
     counters = -(-vocab_size // 4)
     words = philox(seeds, positions, counters)[:, :vocab_size]  # [rows, vocab]
-    # 24 bits at the middle of their interval: never 0 and never 1, in float32 too.
-    uniform = ((words >> 8).float() + 0.5) * 2.0**-24
-    return -(-uniform.log()).log()
+    # Large noise comes from small u, where float32 keeps all 32 bits; near 1 it rounds, and 1 itself would give -inf.
+    uniform = ((words.float() + 0.5) * 2.0**-32).clamp_max(LARGEST)
+    return -(-(-uniform).log1p()).log()
 
 
 def philox(seeds: torch.Tensor, positions: torch.Tensor, counters: int) -> torch.Tensor:
