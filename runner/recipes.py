@@ -1,7 +1,8 @@
 """Where recipes and configuration groups are found: built in, in ``--config-dir`` and in ``./recipes``.
 
 A folder of the user's own may hold whole groups (``recipe/NAME.yaml``, ``model/NAME.yaml``...), which Hydra reads as it
-does any folder, or recipes alone (``NAME.yaml``), for which ``runner.recipe_source`` shows the folder as the group ``recipe``.
+does any folder, or recipes alone (``NAME.yaml``), which ``runner.recipe_source`` shows as the
+group ``recipe``.
 The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file
 ever hides another unnoticed.
 """
