@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shlex
 import sqlite3
@@ -14,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.params import ParameterError
 from engine.stats import EngineStats, TimelinePoint
-from runner.config import Config, config_hash, engine_args, identity
-from runner.config.sections import MlflowTracking, NullEngine
+from runner.config import Config, config_hash, identity
+from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.drive import Drive, Engine, pending
+from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
 from runner.finish import finish_run, print_summary
 from runner.interrupts import Interrupts
@@ -140,14 +139,14 @@ class _Run:
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
         session = self._guarded(lambda: journal.begin_session(started_at))
-        with _open_engine(self.config, self.info.run_dir) as engine:
+        with open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
             writer = Writer(journal, live, session, ready - started_at, measured_from)
             status = "FAILED"
             try:
                 with writer, self._monitor(engine, counts := Counts(), done.count, tracker):
                     drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
-                    with _engine_errors("while running"):
+                    with engine_errors("while running"):
                         drive.run(engine, rows)
                 status = "FINISHED"
             except Interrupted:
@@ -201,51 +200,6 @@ def _quoted(path: Path) -> str:
     text = str(path)
     plain = all(character.isalnum() or character in "/-_.+" for character in text)
     return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-@contextmanager
-def _open_engine(config: Config, run_dir: Path) -> Iterator[Engine]:
-    """The engine, closed at the end. Imported here: nothing before this needs torch."""
-    with _engine_errors("while the model was loaded"):
-        if isinstance(config.engine, NullEngine):
-            from runner.null_engine import NullLLM
-
-            engine: Engine = NullLLM(**config.engine.model_dump(exclude={"kind"}))
-        else:
-            from engine import LLM
-
-            arguments = engine_args(config)
-            if config.model.config is not None:
-                arguments = dataclasses.replace(arguments, model=str(_write_model(config.model.config, run_dir)))
-            engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _write_model(config: dict[str, Any], run_dir: Path) -> Path:
-    """A model folder without weights, for ``load_format=dummy``."""
-    folder = run_dir / "model"
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return folder
-
-
-@contextmanager
-def _engine_errors(when: str) -> Iterator[None]:
-    """The engine's errors as one message; the traceback goes to run.log."""
-    try:
-        yield
-    except RunnerError:
-        raise
-    except ParameterError as error:
-        _log.exception("the engine refused its arguments")
-        raise ConfigError(f"the engine refused its arguments: {error}") from None
-    except Exception as error:
-        _log.exception("the engine failed %s", when)
-        text = str(error).strip() or type(error).__name__
-        raise RunFailedError(f"the engine failed {when}: {text}\nmore in run.log") from None
 
 
 def _saved_stats(journal: Journal) -> EngineStats:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
-from engine.params import PoolingParams, SamplingParams
+from engine.params import PoolingParams, Prompt, SamplingParams
 from runner.null_engine import NullLLM
 
 
@@ -43,7 +43,13 @@ def test_outputs_depend_on_the_prompt_alone() -> None:
 
 
 def test_each_prompt_its_parameters_and_its_errors() -> None:
-    prompts = [[1, 2, 3], {"prompt_token_ids": [4]}, {"messages": [{"role": "user", "content": "x"}]}, "", "long" * 50]
+    prompts: list[Prompt] = [
+        [1, 2, 3],
+        {"prompt_token_ids": [4]},
+        {"messages": [{"role": "user", "content": "x"}]},
+        "",
+        "long" * 50,
+    ]
     params = [SamplingParams(max_tokens=n + 1, ignore_eos=True) for n in range(5)]
     engine = NullLLM(max_model_len=20)
     outputs = {output.request_id: output for output in engine.stream(prompts, params)}

@@ -72,7 +72,7 @@ def test_the_groups_list_every_key_with_its_default() -> None:
 
 
 def test_every_engine_argument_can_be_set() -> None:
-    """A new field of EngineArgs needs a key in NativeEngine or ModelSection, and a line in engine/native.yaml."""
+    """A new field of EngineArgs needs a key in NativeEngine or ModelSection, and a line in the YAML of its group."""
     keys = (NativeEngine.model_fields.keys() | ModelSection.model_fields.keys()) - {"kind", "name", "config"}
     assert keys | {"model", "runner"} == {field.name for field in dataclasses.fields(EngineArgs)}
 

@@ -167,7 +167,7 @@ def test_mlflow_hears_of_a_killed_and_of_a_finished_run(tmp_path: Path) -> None:
 
     articles(tmp_path, 40)
     words = ("+recipe=demo", "engine=null_engine", "dataset.path=articles.jsonl", "dataset.limit=null",
-             "engine.max_num_seqs=2", "engine.seconds_per_step=0.02")  # fmt: skip
+             "engine.max_num_seqs=2", "engine.seconds_per_step=0.02", "sampling.max_tokens=8")  # fmt: skip
     process = start(tmp_path, *words)
     wait_for_rows(process, tmp_path, 3)
     process.send_signal(signal.SIGTERM)
