@@ -1,1 +1,1 @@
-"""Declares and drives experiments: configuration, datasets, tasks, sinks, tracking and reports, on top of ``engine``."""
+"""Declares and drives experiments: configuration, datasets, tasks, sinks, tracking, reports; on top of ``engine``."""

@@ -93,7 +93,7 @@ class _Composition:
         import hydra
 
         from runner.composition import COMPOSITION_ERRORS, check_overrides, explain
-        from runner.recipes import register_folders
+        from runner.recipe_source import register_folders
 
         check_overrides([word for word in self._words if not word.startswith("-")], find_recipes(self._folders))
         register_folders(self._folders)

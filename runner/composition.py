@@ -56,20 +56,20 @@ def plain_data(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: a value is missing (``???``), or an interpolation fails.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        lines = [f"{key} is required and not set (???): {_HINTS.get(key, f'set it with {key}=VALUE')}" for key in missing]
-        raise ConfigError("\n".join(lines))
+    names = chosen_recipes(overrides)
+    if not names and composed.get("name") is None:
+        raise ConfigError("no recipe: runner +recipe=NAME (runner list shows them), or name=NAME for a run without one")
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
         data = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from None
+    if missing:
+        hints = [(key, _HINTS.get(key, f"set it with {key}=VALUE")) for key in missing]
+        raise ConfigError("\n".join(f"{key} is required and not set (???): {hint}" for key, hint in hints))
     assert isinstance(data, dict)
     resolved = {str(key): value for key, value in data.items()}
     if resolved.get("name") is None:
-        names = chosen_recipes(overrides)
-        if not names:
-            raise ConfigError("no recipe: runner +recipe=NAME (runner list shows them), or name=NAME for a run without")
         resolved["name"] = "+".join(name.rpartition("/")[2] for name in names)
     return resolved
 

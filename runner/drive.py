@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, tee
@@ -14,14 +13,12 @@ from engine.stats import EngineStats
 from runner.dataset import BadRow, Dataset, Row
 from runner.interrupts import Interrupts
 from runner.journal import DoneRows, Entry
-from runner.progress import Progress
+from runner.progress import Counts
 from runner.task import RowError, Task, output_tokens
-from runner.tracking import Tracker
 from runner.writer import Finished, Writer
 
 Output = RequestOutput | EmbeddingRequestOutput
 Params = SamplingParams | PoolingParams
-TRACK_SECONDS = 5.0  # between two points of the tracked time series
 
 
 class Engine(Protocol):
@@ -40,7 +37,7 @@ class Engine(Protocol):
 class InFlight(NamedTuple):
     """What is kept of a row while the engine has it."""
 
-    index: int
+    row: int
     id: str
     kept: dict[str, Any]
 
@@ -53,12 +50,9 @@ class Drive:
     session: int
     measured_from: float
     writer: Writer
-    progress: Progress
-    tracker: Tracker
+    counts: Counts
     interrupts: Interrupts
-    done_before: int
     in_flight: dict[int, InFlight] = field(default_factory=dict)
-    _tracked: float = 0.0
 
     def run(self, engine: Engine, rows: Iterable[Row | BadRow]) -> None:
         """Run all rows.
@@ -79,7 +73,6 @@ class Drive:
         while (output := next(outputs, None)) is not None:
             with self.interrupts.shielded():
                 self._finish(output)
-                self._track(engine)
 
     def _requests(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[Prompt, Params]]:
         number = 0
@@ -108,17 +101,19 @@ class Drive:
             self._put(row, row.id, output.error, output)
             return
         result = self.task.result(output)
-        entry = self._entry(row.index, row.id, output, _one_reason(result.get("finish_reason")), None)
+        entry = self._entry(row.row, row.id, output, _one_reason(result.get("finish_reason")), None)
         self.writer.put(Finished(entry, {"id": row.id, **row.kept, **result}))
-        self.progress.add(entry.output_tokens, error=False)
+        self.counts.add(error=False)
 
     def _put(self, row: InFlight, name: str | None, error: str, output: Output | None = None) -> None:
-        entry = self._entry(row.index, name, output, "error", error)
-        record = {"id": name, "row": row.index, **row.kept, "finish_reason": "error", "error": error}
+        entry = self._entry(row.row, name, output, "error", error)
+        record = {"id": name, "row": row.row, **row.kept, "finish_reason": "error", "error": error}
         self.writer.put(Finished(entry, record))
-        self.progress.add(0, error=True)
+        self.counts.add(error=True)
 
-    def _entry(self, index: int, name: str | None, output: Output | None, reason: str | None, error: str | None) -> Entry:
+    def _entry(
+        self, index: int, name: str | None, output: Output | None, reason: str | None, error: str | None
+    ) -> Entry:
         metrics = (output.metrics if output is not None else None) or RequestMetrics(0.0)
         known = output is not None and output.metrics is not None
         return Entry(
@@ -140,23 +135,6 @@ class Drive:
 
     def _since(self, moment: float | None) -> float | None:
         return None if moment is None else moment - self.measured_from
-
-    def _track(self, engine: Engine) -> None:
-        now = time.monotonic()
-        if now - self._tracked < TRACK_SECONDS:
-            return
-        self._tracked = now
-        stats = engine.stats()
-        self.tracker.log_progress(
-            self.done_before + self.progress.rows,
-            {
-                "progress/output_tokens_per_s": self.progress.tokens_per_second(),
-                "progress/running": float(stats.running),
-                "progress/waiting": float(stats.waiting),
-                "progress/kv_use": stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0,
-                "progress/errors": float(self.progress.errors),
-            },
-        )
 
 
 def _one_reason(reason: Any) -> str | None:

@@ -23,7 +23,7 @@ class RunFailedError(RunnerError):
     """The run began and did not end well; what was finished is kept."""
 
 
-class Interrupted(BaseException):  # noqa: N818
+class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived. Not an ``Exception``: no handler of errors on the way may swallow it."""
 
     def __init__(self, signal_number: int) -> None:

@@ -17,6 +17,7 @@ from runner.journal import FILE_NAME, Journal
 from runner.run_info import RunInfo
 from runner.sink import REQUESTS, write_outputs
 from runner.sink.atomic import replaced
+from runner.sink.requests import requests_schema
 
 SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
@@ -25,7 +26,7 @@ SHOWN_CHARACTERS = 240
 def finish_run(
     info: RunInfo, config: Config, journal: Journal, dataset: dict[str, Any], stats: EngineStats
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Write everything that a finished run leaves; gives back metrics.json's content and the files to keep as artifacts.
+    """Write everything that a finished run leaves; gives back metrics.json's content and the artifacts' files.
 
     Raises:
         OSError: the disk is full; nothing that was there is lost.
@@ -36,7 +37,10 @@ def finish_run(
     from runner.measure import summarise
 
     outputs = write_outputs(journal, config.sinks, info.run_dir)
-    metrics = summarise(pq.read_table(info.run_dir / REQUESTS), stats, journal.sessions())
+    columns = [
+        name for name in requests_schema().names if name != "id"
+    ]  # ids are half of the table, and no measurement
+    metrics = summarise(pq.read_table(info.run_dir / REQUESTS, columns=columns), stats, journal.sessions())
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
         info,
@@ -93,7 +97,7 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
     # soft_wrap: paths and commands are to be copied whole
     console.print(f"\noutputs  {info.run_dir} ({names})", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {info.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"tracking {tracking}", soft_wrap=True, highlight=False, markup=False)
+    console.print(tracking, soft_wrap=True, highlight=False, markup=False)
 
 
 _THROUGHPUT = {
@@ -116,6 +120,7 @@ def _first_outputs(journal_file: Path) -> list[str]:
     journal = Journal(journal_file)
     try:
         records = [json.loads(record) for record in islice(journal.records(errors=False), SHOWN_OUTPUTS)]
+        records = [record for record in records if record["output"]]  # empty without detokenization
     finally:
         journal.close()
     lines = []

@@ -16,7 +16,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Interrupts:
     """Handles both signals while it is entered. Outside of ``shielded`` blocks the first one raises ``Interrupted``
-    there and then, also in the midst of an engine step; in them it waits for their end. The second one ends the process.
+    there and then, also in the midst of an engine step; in them it waits for their end. The second one ends the
+    process.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """The journal: every finished row of a run in one SQLite file. It is the truth; every output is a view of it.
 
 A row's ``idx`` is the primary key, so that no row can be there twice (ids are checked for duplicates as they are read,
-which spares a second index). The write-ahead log with ``synchronous=NORMAL`` hands every commit to the operating system:
-a killed process loses nothing that was committed; a power cut may lose the last moments, never the file's integrity.
+which spares a second index). The write-ahead log with ``synchronous=NORMAL`` hands every commit to the operating
+system: a killed process loses nothing that was committed; a power cut may lose the last moments, never the file's
+integrity.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,7 @@ def build(run: RunInfo, *, dataset: dict[str, Any], model: dict[str, Any], outpu
 
     Args:
         run: what ran.
-        dataset: name, source, rows and digest of the input, as far as known.
+        dataset: ``source``, ``rows``, ``digest`` and, if it has one, ``name`` of the input, as far as known.
         model: name and digests of weights, tokenizer and chat template, as far as known.
         outputs: file name in the run folder to digest.
     """
@@ -51,6 +52,11 @@ def build(run: RunInfo, *, dataset: dict[str, Any], model: dict[str, Any], outpu
 def utc_now() -> str:
     """The time in UTC as ISO 8601 with seconds, ``2025-01-31T12:00:00Z``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def dataset_name(dataset: Mapping[str, Any]) -> str:
+    """A short name for the manifest's ``dataset``: its name, or the last part of where it came from."""
+    return str(dataset.get("name") or str(dataset.get("source") or "").rstrip("/").rpartition("/")[2])
 
 
 def digest_file(path: Path) -> str:
@@ -79,7 +85,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def variables(source: Any) -> dict[str, str]:
+def variables(source: Mapping[str, str]) -> dict[str, str]:
     """The relevant environment variables, sorted; the value of anything that looks like a secret is left out."""
     return {
         name: "(not shown)" if any(word in name for word in SECRET_WORDS) else source[name]

@@ -77,9 +77,7 @@ class NullLLM:
         """Forget all requests."""
         self._running.clear()
 
-    def stream(
-        self, prompts: Iterable[Prompt], params: Params | Iterable[Params] | None = None
-    ) -> Iterator[Output]:
+    def stream(self, prompts: Iterable[Prompt], params: Params | Iterable[Params] | None = None) -> Iterator[Output]:
         """Each prompt's output as it finishes; at most ``max_num_seqs`` prompts are read ahead.
 
         Raises:

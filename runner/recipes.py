@@ -1,9 +1,10 @@
 """Where recipes and configuration groups are found: built in, in ``--config-dir`` and in ``./recipes``.
 
 A folder of the user's own may hold whole groups (``recipe/NAME.yaml``, ``model/NAME.yaml``...), which Hydra reads as it
-does any folder, or recipes alone (``NAME.yaml``), for which ``RecipeFolder`` shows the folder as the group ``recipe``.
-The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file ever
-hides another unnoticed.
+does any folder, or recipes alone (``NAME.yaml``), which ``runner.recipe_source`` shows as the
+group ``recipe``.
+The built-in tree comes first on the search path, and a recipe name that is found twice is an error, so that no file
+ever hides another unnoticed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runner.errors import ConfigError, nearest
 
@@ -90,63 +90,3 @@ def _summary(path: Path) -> str:
         if text and not text.startswith("@"):
             return text.removeprefix(f"{path.stem}:").strip()
     return ""
-
-
-def register_folders(folders: Sequence[Path]) -> None:
-    """Tell Hydra about the user's folders. Called once per process, before Hydra builds its search path."""
-    from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.object_type import ObjectType
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.config_source import ConfigResult, ConfigSource
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-    from omegaconf import OmegaConf
-
-    class RecipeFolder(ConfigSource):
-        """The YAML files that lie directly in a folder, as the group ``recipe``."""
-
-        @staticmethod
-        def scheme() -> str:
-            return "recipes"
-
-        def _file(self, config_path: str) -> Path | None:
-            group, _, name = config_path.rpartition("/")
-            file = Path(self.path) / self._normalize_file_name(name)
-            return file if group == "recipe" and file.is_file() else None
-
-        def load_config(self, config_path: str) -> ConfigResult:
-            file = self._file(config_path)
-            if file is None:
-                raise ConfigError(f"there is no recipe file {config_path}")
-            text = file.read_text(encoding="utf-8")
-            header: dict[str, Any] = self._get_header_dict(text)
-            if header.get("package") is None:
-                header["package"] = "_global_"  # a recipe is always laid over the whole configuration
-            config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
-            return ConfigResult(provider=self.provider, path=str(file), config=config, header=header)
-
-        def is_group(self, config_path: str) -> bool:
-            return config_path == "recipe"
-
-        def is_config(self, config_path: str) -> bool:
-            return self._file(config_path) is not None
-
-        def available(self) -> bool:
-            return Path(self.path).is_dir()
-
-        def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-            if config_path == "" and results_filter in (None, ObjectType.GROUP):
-                return ["recipe"]
-            if config_path == "recipe" and results_filter in (None, ObjectType.CONFIG):
-                return sorted(path.stem for path in Path(self.path).glob("*.yaml"))
-            return []
-
-    class UserFolders(SearchPathPlugin):
-        """Puts the user's folders behind the built-in tree."""
-
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for folder in folders:
-                search_path.append("recipes-alone", f"recipes://{folder}")
-                search_path.append("recipes-folder", f"file://{folder}")
-
-    Plugins.instance().register(RecipeFolder)
-    Plugins.instance().register(UserFolders)

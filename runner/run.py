@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.params import ParameterError
 from engine.stats import EngineStats, TimelinePoint
-from runner.config import Config, config_hash, engine_args, identity
-from runner.config.sections import MlflowTracking, NullEngine
+from runner.config import Config, config_hash, identity
+from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.drive import Drive, Engine, pending
+from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
 from runner.finish import finish_run, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
-from runner.progress import Progress
+from runner.progress import Counts, Monitor
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
@@ -48,7 +48,7 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
-        dataset, task = open_dataset(config.dataset), open_task(config)
+        task, dataset = open_task(config), open_dataset(config.dataset)
         first = dataset.first_row()
         if first is not None:
             task.check(first.columns)
@@ -139,16 +139,14 @@ class _Run:
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
         session = self._guarded(lambda: journal.begin_session(started_at))
-        with _open_engine(self.config) as engine:
+        with open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
             writer = Writer(journal, live, session, ready - started_at, measured_from)
             status = "FAILED"
             try:
-                with Progress(self.dataset.count(), done.count, self.config.progress) as progress, writer:
-                    drive = Drive(
-                        self.task, session, measured_from, writer, progress, tracker, self.interrupts, done.count
-                    )
-                    with _engine_errors("while running"):
+                with writer, self._monitor(engine, counts := Counts(), done.count, tracker):
+                    drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
+                    with engine_errors("while running"):
                         drive.run(engine, rows)
                 status = "FINISHED"
             except Interrupted:
@@ -157,6 +155,9 @@ class _Run:
             finally:
                 elapsed = time.monotonic() - measured_from
                 self._end_session(session, ready - started_at, elapsed, status, engine.stats())
+
+    def _monitor(self, engine: Engine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
+        return Monitor(engine, counts, self.dataset.count(), done, self.config.progress, tracker)
 
     def _end_session(self, session: int, startup: float, elapsed: float, status: str, stats: EngineStats) -> None:
         """Note the session's end. A disk that is full loses this note, not the error that says so."""
@@ -199,41 +200,6 @@ def _quoted(path: Path) -> str:
     text = str(path)
     plain = all(character.isalnum() or character in "/-_.+" for character in text)
     return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-@contextmanager
-def _open_engine(config: Config) -> Iterator[Engine]:
-    """The engine, closed at the end. Imported here: nothing before this needs torch."""
-    with _engine_errors("while the model was loaded"):
-        if isinstance(config.engine, NullEngine):
-            from runner.null_engine import NullLLM
-
-            engine: Engine = NullLLM(**config.engine.model_dump(exclude={"kind"}))
-        else:
-            from engine import LLM
-
-            arguments = engine_args(config)
-            engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-@contextmanager
-def _engine_errors(when: str) -> Iterator[None]:
-    """The engine's errors as one message; the traceback goes to run.log."""
-    try:
-        yield
-    except RunnerError:
-        raise
-    except ParameterError as error:
-        _log.exception("the engine refused its arguments")
-        raise ConfigError(f"the engine refused its arguments: {error}") from None
-    except Exception as error:
-        _log.exception("the engine failed %s", when)
-        text = str(error).strip() or type(error).__name__
-        raise RunFailedError(f"the engine failed {when}: {text}\nmore in run.log") from None
 
 
 def _saved_stats(journal: Journal) -> EngineStats:

@@ -1,7 +1,7 @@
 """A thread that makes finished rows durable while the engine computes the next ones.
 
-Group commit: it takes whatever is finished, writes it in one transaction, and looks again. A row waits for one commit at
-most, and the engine's loop never waits for the disk unless the disk cannot keep up.
+Group commit: it takes whatever is finished, writes it in one transaction, and looks again. A row waits for one commit
+at most, and the engine's loop never waits for the disk unless the disk cannot keep up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _is_unicode(text: str) -> bool:
 
 
 class Writer:
-    """Writes to the journal, and appends successful records to a live file. A context manager: leaving it writes the rest.
+    """Writes to the journal, and appends successful records to a live file. Leaving its context writes the rest.
 
     Args:
         journal: used by the writer's thread alone until the writer is closed.

@@ -15,17 +15,28 @@ from typing import Any
 import numba
 import numpy as np
 
-from kernels.cpu.numeric import FLAGS, LANES, LOG2E, PARALLEL, exp2, narrow, widen
+from kernels.cpu.numeric import FLAGS, LANES, LOG2E, PARALLEL, exp2, narrow, prefetch, widen
 
 KEY_TILE = 128  # keys widened to float32 at a time: 32 KiB at head_dim 64, it stays in the first-level cache
 QUERY_TILE = 16  # queries of one sequence that share a widened tile
 
 
 @numba.njit(**FLAGS)
-def _load_keys(cache: Any, tables: Any, sequence: int, head: int, first_block: int, tile: Any) -> None:
-    """tile [head_dim, blocks, block_size] = the keys of ``blocks`` blocks of one sequence and head."""
+def _load_keys(cache: Any, values: Any, tables: Any, sequence: int, head: int, first_block: int, tile: Any) -> None:
+    """tile [head_dim, blocks, block_size] = the keys of ``blocks`` blocks of one sequence and head.
+
+    Blocks lie anywhere in memory, where the processor's own prefetcher does not follow: while a block is read, the next
+    one and this one's values, which are read after the scores, are asked for.
+    """
+    _, kv_heads, dim, block_size = cache.shape
+    size = dim * block_size
+    line = 64 // cache.itemsize
     for b in range(tile.shape[1]):
         block = tables[sequence, min(first_block + b, tables.shape[1] - 1)]
+        following = tables[sequence, min(first_block + b + 1, tables.shape[1] - 1)]
+        for i in range(0, size, line):
+            prefetch(cache, (following * kv_heads + head) * size + i)
+            prefetch(values, (block * kv_heads + head) * size + i)
         for d in range(tile.shape[0]):
             for j in range(tile.shape[2]):
                 tile[d, b, j] = widen(cache[block, head, d, j])
@@ -135,7 +146,7 @@ def _attend(
     keys = np.empty((dim, blocks, block_size), np.float32)
     flat_keys = keys.reshape(dim, KEY_TILE)
     for piece in range(pieces):
-        _load_keys(key_cache, tables, sequence, head, (skipped + piece) * blocks, keys)
+        _load_keys(key_cache, value_cache, tables, sequence, head, (skipped + piece) * blocks, keys)
         for r in range(rows):
             _score(query, first + r // group, head * group + r % group, flat_keys, scores, r, piece)
     sums = np.empty(rows, np.float32)

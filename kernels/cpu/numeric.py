@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 # Only contraction to fused multiply-add is allowed: it depends on the code, never on the data's place in a batch, while
@@ -84,6 +85,25 @@ def narrow(_context: Any, value: Any, array: Any) -> Any:
     if array.dtype == types.uint16:
         return types.uint16(types.float32, array), to_bfloat16
     return types.float32(types.float32, array), lambda _target, _builder, _signature, args: args[0]
+
+
+@intrinsic
+def prefetch(context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of the ``index``-th element of a contiguous array, to be read soon."""
+
+    def generate(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        data = context_of(_target, array, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(hint, [address, word(0), word(3), word(1)])
+        return _target.get_dummy_value()
+
+    def context_of(target: Any, kind: Any, builder: Any, value: Any) -> Any:
+        return target.make_array(kind)(target, builder, value)
+
+    return types.none(array, types.intp), generate
 
 
 @numba.njit(inline="always", **FLAGS)

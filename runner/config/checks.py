@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Literal
 
 from engine.args import EngineArgs
 from engine.params import ParameterError, SamplingParams
@@ -23,6 +24,11 @@ def check(config: Config) -> None:
     """
     if isinstance(config.engine, NativeEngine):
         engine_args(config)
+    if config.model.config is not None and config.model.load_format != "dummy":
+        raise ConfigError(
+            f"model.load_format={config.model.load_format!r} is not allowed with model.config: it must be 'dummy', "
+            f"because a config alone has no weights"
+        )
     _check_prompt(config)
     _check_sampling(config)
     _check_columns(config)
@@ -36,9 +42,9 @@ def engine_args(config: Config) -> EngineArgs:
         ConfigError: an argument outside its range.
     """
     engine = config.engine.model_dump(exclude={"kind"})
-    model = config.model.model_dump(exclude={"name", "max_model_len"})
+    model = config.model.model_dump(exclude={"name", "max_model_len", "config"})
     engine["max_model_len"] = engine["max_model_len"] or config.model.max_model_len
-    runner = "pooling" if isinstance(config.task, EmbedTask) else "generate"
+    runner: Literal["pooling", "generate"] = "pooling" if isinstance(config.task, EmbedTask) else "generate"
     try:
         return EngineArgs(model=config.model.name, runner=runner, **model, **engine)
     except ParameterError as error:
@@ -67,7 +73,9 @@ def _check_prompt(config: Config) -> None:
         raise ConfigError(f"task={task.kind} needs {ways}; given: {listing('prompt.' + name for name in given)}")
     if isinstance(config.engine, NativeEngine) and config.engine.skip_tokenizer_init:
         if given != {"token_ids"}:
-            raise ConfigError("engine.skip_tokenizer_init=True needs prompt.token_ids: without a tokenizer there is no text")
+            raise ConfigError(
+                "engine.skip_tokenizer_init=True needs prompt.token_ids: without a tokenizer there is no text"
+            )
         if config.sampling.detokenize:
             raise ConfigError("engine.skip_tokenizer_init=True needs sampling.detokenize=false")
 
@@ -77,7 +85,9 @@ def _check_sampling(config: Config) -> None:
     if isinstance(task, EmbedTask):
         for name in SAMPLING_FIELDS:
             if getattr(sampling, name) != getattr(SamplingParams(), name):
-                raise ConfigError(f"sampling.{name}={getattr(sampling, name)!r} has no meaning for task=embed: leave it out")
+                raise ConfigError(
+                    f"sampling.{name}={getattr(sampling, name)!r} has no meaning for task=embed: leave it out"
+                )
         return
     for name in task.sampling_columns:
         if name not in SAMPLING_FIELDS:
@@ -95,7 +105,9 @@ def _check_sampling(config: Config) -> None:
 def _check_columns(config: Config) -> None:
     for name in config.task.keep_columns:
         if name in RESERVED:
-            raise ConfigError(f"task.keep_columns names {name!r}, which the output record uses itself: rename the column")
+            raise ConfigError(
+                f"task.keep_columns names {name!r}, which the output record uses itself: rename the column"
+            )
     if len(set(config.task.keep_columns)) < len(config.task.keep_columns):
         raise ConfigError(f"task.keep_columns={list(config.task.keep_columns)} names a column twice")
 

@@ -24,7 +24,7 @@ def fields_of(model: type) -> dict[str, Any]:
     """Field name to annotation, of what may be given."""
     if issubclass(model, BaseModel):
         return {name: info.annotation for name, info in model.model_fields.items()}
-    return {field.name: field.type for field in fields(model) if field.init}
+    return {field.name: field.type for field in fields(model) if field.init}  # type: ignore[arg-type]
 
 
 def known_keys() -> dict[str, list[str]]:
@@ -40,7 +40,7 @@ def _collect(section: str, models: list[type], known: dict[str, list[str]]) -> N
         for name, annotation in fields_of(model).items():
             names.setdefault(name, []).append(annotation)
     known[section] = sorted(names)
-    for name, annotations in names.items():
-        inner = [model for annotation in annotations for model in models_of(annotation)]
+    for name, kinds in names.items():
+        inner = [model for annotation in kinds for model in models_of(annotation)]
         if inner:
             _collect(f"{section}.{name}" if section else name, inner, known)

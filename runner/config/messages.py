@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from runner.config.keys import known_keys
 from runner.errors import listing, nearest
 
+MOST_SHOWN = 3  # wrong keys in one message
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -17,11 +18,13 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
     """One line for each wrong key; several findings about one key (the branches of a union) become one line."""
     lines: dict[str, list[str]] = {}
     for finding in error.errors():
-        key, value, inside = _locate(finding["loc"], data)
-        why = _why(finding, key, value, inside)
+        key, value = _locate(finding["loc"], data)
+        why = _why(finding, key, value, data)
         if why not in lines.setdefault(key, []):
             lines[key].append(why)
-    return "\n".join(whys[0] if len(whys) == 1 else f"{whys[0]}, or {_allowed_alone(whys[1:])}" for whys in lines.values())
+    texts = [whys[0] if len(whys) == 1 else f"{whys[0]}, or {_allowed_alone(whys[1:])}" for whys in lines.values()]
+    more = [f"(and {len(texts) - MOST_SHOWN} more)"] if len(texts) > MOST_SHOWN else []
+    return "\n".join([*texts[:MOST_SHOWN], *more])
 
 
 def unknown_key(key: str, value: str) -> str:
@@ -35,11 +38,22 @@ def unknown_key(key: str, value: str) -> str:
     return f"unknown key {key}{value}{nearest(key, every)}\n{where}: {listing(known[section])}"
 
 
-def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any, bool]:
-    """Dotted key and value at a pydantic location, whose names of union branches are left out.
+def _foreign_key(key: str, value: Any, data: Mapping[str, Any]) -> str | None:
+    """The message for a key that another kind of the same section has."""
+    section, _, name = key.rpartition(".")
+    node = data.get(section)
+    if not isinstance(node, Mapping) or "kind" not in node or name not in known_keys()[section]:
+        return None
+    kind = node["kind"]
+    return (
+        f"{key}={value!r} has no meaning for {section}.kind={kind!r}: it belongs to another kind\n"
+        f"(the kind and its own keys come with {section}={kind}, not with {section}.kind={kind})"
+    )
 
-    The last result is False when the location ends at a key that is not in the data.
-    """
+
+def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any]:
+    """Dotted key and value at a pydantic location, whose names of union branches are left out; the value
+    is ``None`` for a key that is not in the data."""
     key, node = "", data
     for part in location:
         if isinstance(node, Mapping):
@@ -47,20 +61,20 @@ def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any, bool]:
                 continue
             key = f"{key}.{part}" if key else str(part)
             if part not in node:
-                return key, None, False
+                return key, None
             node = node[part]
         elif isinstance(node, (list, tuple)) and isinstance(part, int) and part < len(node):
             key, node = f"{key}[{part}]", node[part]
         else:
             break  # the branch of a union of plain types
-    return key, node, True
+    return key, node
 
 
-def _why(finding: Any, key: str, value: Any, inside: bool) -> str:
+def _why(finding: Any, key: str, value: Any, data: Mapping[str, Any]) -> str:
     kind, message = finding["type"], finding["msg"]
     context = finding.get("ctx") or {}
     if kind in _UNKNOWN:
-        return unknown_key(key, f"={value!r}")
+        return _foreign_key(key, value, data) or unknown_key(key, f"={value!r}")
     if kind.startswith("missing"):
         return f"{key} is required and not set; set it with {key}=VALUE"
     if kind == "union_tag_invalid":
@@ -71,7 +85,9 @@ def _why(finding: Any, key: str, value: Any, inside: bool) -> str:
         return f"{key}.kind is required and not set"
     if kind == "value_error":
         return _value_error(key, message.removeprefix("Value error, "), value, context.get("error"))
-    suggestion = nearest(str(value), str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+    suggestion = nearest(
+        str(value), str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+    )
     return f"{key}={value!r} is not allowed: it must be {_allowed(message)}{suggestion}"
 
 

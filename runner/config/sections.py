@@ -14,7 +14,10 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """Which model, and how its weights are read. Meanings as in ``engine.args.EngineArgs``."""
+    """Which model, and how its weights are read. Meanings as in ``engine.args.EngineArgs``.
+
+    ``config`` is a whole config.json in place of a model's files, for ``load_format: dummy``; ``name`` then only names.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     tokenizer: str | None = None
@@ -23,6 +26,7 @@ class ModelSection(Section):
     max_model_len: int | None = None
     load_format: str = "auto"
     hf_overrides: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] | None = None
 
 
 class NativeEngine(Section):

@@ -31,7 +31,9 @@ def find_files(path: str) -> list[Path]:
 
 def _existing(file: Path, path: str) -> Path:
     if file.is_dir():
-        raise ConfigError(f"dataset.path={path!r} is a folder: it must be a file or a glob such as {path.rstrip('/')}/*")
+        raise ConfigError(
+            f"dataset.path={path!r} is a folder: it must be a file or a glob such as {path.rstrip('/')}/*"
+        )
     if not file.is_file():
         siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise ConfigError(f"dataset.path={path!r}: there is no file {file.absolute()}{nearest(file.name, siblings)}")

@@ -1,4 +1,4 @@
-"""Names, duplicates, order and number of rows, each in bounded memory: what grows with the data lies in a temporary file."""
+"""Names, duplicates, order and limit, in bounded memory: what grows with the data lies in a temporary file."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def request_times(ok: pa.Table) -> dict[str, Milliseconds]:
     tokens = column(ok, "output_tokens")
     gaps = np.where(tokens >= 2, tokens - 1, np.nan)
     times = {
-        "ttft_ms": first - arrival,
+        "ttft_ms": np.where(tokens >= 1, first - arrival, np.nan),
         "tpot_ms": (last - first) / gaps,
         "e2e_ms": last - arrival,
         "queue_ms": scheduled - arrival,

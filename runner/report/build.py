@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from runner.manifest import dataset_name
 from runner.measure.definitions import METRICS, STATISTICS, Group, Metric
 from runner.report import charts
 from runner.report.format import figure, number, shortened, unit_label, utc
@@ -22,6 +23,7 @@ WIDE, HALF, NARROW = 1000, 490, 360  # user units: an SVG is about as wide as it
 HEADLINES = ("output_tokens_per_s", "requests_per_s", "ttft_ms/p50", "tpot_ms/p50", "e2e_ms/p50", "rows/ok")
 POOLING_HEADLINES = ("total_tokens_per_s", "requests_per_s", "e2e_ms/p50", "e2e_ms/p90", "peak_memory_mib", "rows/ok")
 MOST_TEXT = 1200
+MOST_INLINE = 160  # characters of a kept column that is shown without unfolding it
 OTHER_GROUPS: tuple[tuple[Group, str], ...] = (
     ("throughput", "Throughput"),
     ("rows", "Rows and tokens"),
@@ -167,7 +169,8 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "id": str(record.get("id", "")),
         "text": shortened(_text(record), MOST_TEXT),
         "figures": [*figures, *([f"finish: {reason}"] if reason else [])],
-        "kept": {name: shortened(text, MOST_TEXT) for name, text in kept.items()},
+        "kept": {name: text for name, text in kept.items() if len(text) <= MOST_INLINE},
+        "folded": {name: shortened(text, MOST_TEXT) for name, text in kept.items() if len(text) > MOST_INLINE},
         "error": str(record.get("error") or ""),
     }
 
@@ -190,7 +193,7 @@ def _facts(run: RunFiles) -> dict[str, str]:
     facts = {
         "Run": str(run.manifest.get("run_id") or run.run_dir.name),
         "Model": str(model.get("name") or ""),
-        "Dataset": str(dataset.get("name") or dataset.get("path") or ""),
+        "Dataset": dataset_name(dataset),
         "Device": str(device.get("name") or device.get("device") or device.get("kind") or ""),
         "Started": utc(sessions[0]["started_at"]) if sessions else "",
         "Config hash": str(run.manifest.get("config_hash") or "").removeprefix("sha256:")[:16],

@@ -20,6 +20,7 @@ HISTOGRAM_BINS = 36
 TAIL = 99.5  # percentile where a histogram's axis ends; what lies beyond is counted in words
 TIME_TITLE = "s"
 FEWEST_SAMPLES = 10  # a histogram of fewer shows chance
+LEAST_SPREAD = 1e-3  # relative: all rows took the same time, and the axis would have one label only
 
 
 def throughput(timeline: Mapping[str, Sequence[float]], mean: float | None, width: float) -> Markup | None:
@@ -72,11 +73,14 @@ def kv_use(timeline: Mapping[str, Sequence[float]], width: float) -> Markup | No
 
 
 def histogram(title: str, samples: Milliseconds, marks: Mapping[str, float | None], width: float) -> Markup | None:
-    """How one per-request time is distributed; ``marks`` are the run's percentiles, drawn where they lie."""
+    """How one per-request time is distributed; ``marks`` are the run's percentiles, drawn where they lie.
+
+    ``None`` where there is no distribution to see: few samples, or all the same."""
     if samples.size < FEWEST_SAMPLES:
         return None
     low, high = float(samples.min()), float(np.percentile(samples, TAIL) if samples.size > 200 else samples.max())
-    high = high if high > low else low + max(abs(low) * 0.1, 1e-3)
+    if high - low <= LEAST_SPREAD * high:
+        return None
     bins = int(np.clip(np.sqrt(samples.size) * 2, 6, HISTOGRAM_BINS))
     counts, edges = np.histogram(samples, bins=bins, range=(low, high))
     frame = Frame(width, 190, (low, high), (0, ceiling(float(counts.max()), 3)), top=34)

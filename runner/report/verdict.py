@@ -34,7 +34,7 @@ class Verdict:
 
 def judge(run: RunFiles) -> Verdict:
     """Look at errors, truncations, sample sizes, sessions, counts and digests."""
-    reasons = [*_incomplete(run), *_error_reasons(run), *_truncation_reasons(run), *_few(run)]
+    reasons = [*_error_reasons(run), *_truncation_reasons(run), *_few(run)]
     reasons += [*_wrong_counts(run), *_changed_files(run)]
     return Verdict(tuple(reasons), tuple(_notes(run)))
 
@@ -55,12 +55,6 @@ def _limit(run: RunFiles, key: str, default: float) -> float:
     """A limit that the recipe may set, at the top of its configuration."""
     value = run.config.get(key)
     return default if value is None else float(value)
-
-
-def _incomplete(run: RunFiles) -> Iterator[str]:
-    sessions = run.metrics.get("sessions") or []
-    if sessions and sessions[-1]["status"] != "FINISHED":
-        yield f"Not complete: the last session ended as {sessions[-1]['status']}. The same command carries on."
 
 
 def _error_reasons(run: RunFiles) -> Iterator[str]:
@@ -127,6 +121,8 @@ def _notes(run: RunFiles) -> Iterator[str]:
             f"work that a killed session lost counts as time but not as output. Timeline, KV use and memory are those "
             f"of the last session."
         )
+    if sessions and sessions[-1]["status"] != "FINISHED":
+        yield f"The last session ended as {sessions[-1]['status']} after its last row; the run was completed later."
     yield from _missing_figures(run)
     if (run.manifest.get("git") or {}).get("dirty"):
         yield "The working tree had changes that are not in the commit; the manifest has their digest."
@@ -134,15 +130,14 @@ def _notes(run: RunFiles) -> Iterator[str]:
 
 def _missing_figures(run: RunFiles) -> Iterator[str]:
     """One note for each reason why figures are missing, not one for each figure."""
-    by_reason: dict[str, list[str]] = {}
+    samples = run.metrics.get("samples") or {}
+    by_reason: dict[str, dict[str, None]] = {}  # the inner one is an ordered set of titles
     for name, reason in (run.metrics.get("notes") or {}).items():
-        metric, statistic = find(name), name.rpartition("/")[2]
-        if not metric.distribution:
-            by_reason.setdefault(f"{metric.title} ({reason})", [])
-        elif not (run.metrics.get("samples") or {}).get(metric.name):
-            by_reason.setdefault("in full (no row has it)", []).append(metric.title)
+        metric = find(name)
+        if metric.distribution and samples.get(metric.name):
+            ending = f": {name.rpartition('/')[2]} ({reason})"
         else:
-            by_reason.setdefault(f"{statistic} ({reason})", []).append(metric.title)
-    for what, titles in by_reason.items():
-        of = f"{', '.join(dict.fromkeys(titles))}: " if titles else ""
-        yield f"Not given: {of}{what}."
+            ending = " (no row has it)" if metric.distribution else f" ({reason})"
+        by_reason.setdefault(ending, {})[metric.title] = None
+    for ending, titles in by_reason.items():
+        yield f"Not given: {', '.join(titles)}{ending}."

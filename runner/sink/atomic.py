@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not."""
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes away if not."""
     temporary = path.with_name(path.name + ".partial")
     try:
         yield temporary

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.sink.atomic import replaced
 
-GROUP_ROWS = 5000  # rows of one row group, held in memory at once
+GROUP_ROWS = 2000  # rows of one row group, held in memory at once
 
 
 class ParquetSink:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.sink.atomic import replaced
 
-GROUP_ROWS = 50_000
+GROUP_ROWS = 10_000
 
 
 def requests_schema() -> Any:
@@ -43,5 +43,7 @@ def write_requests(rows: Iterable[tuple[Any, ...]], path: Path) -> None:
     schema, source = requests_schema(), iter(rows)
     with replaced(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while group := list(islice(source, GROUP_ROWS)):
-            arrays = [pa.array(column, field.type) for column, field in zip(zip(*group, strict=True), schema, strict=True)]
+            arrays = [
+                pa.array(column, field.type) for column, field in zip(zip(*group, strict=True), schema, strict=True)
+            ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

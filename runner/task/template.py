@@ -31,7 +31,9 @@ class PromptTemplate:
             self._variables = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
             self._template: Template = _ENVIRONMENT.from_string(source)
         except TemplateSyntaxError as error:
-            raise ConfigError(f"{key} is no Jinja template: {error.message} (line {error.lineno}): {source!r}") from None
+            raise ConfigError(
+                f"{key} is no Jinja template: {error.message} (line {error.lineno}): {source!r}"
+            ) from None
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """Refuse a template that names columns which the first row lacks, unless it says what to do without them.

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.manifest import git_state
+from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
 from runner.tracking.flatten import flatten
 from runner.tracking.store import Store, mlflow_command, open_store
@@ -178,7 +178,7 @@ class MlflowTracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(
-            name=str(dataset.get("name") or dataset.get("path") or self._run.recipe)[:500],
+            name=(dataset_name(dataset) or self._run.recipe)[:500],
             digest=digest[:36],  # MLflow's limit; the manifest has the whole digest
             source_type="galley",
             source=json.dumps(dataset, default=str)[:60_000],

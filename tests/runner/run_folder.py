@@ -223,7 +223,7 @@ def write_run_folder(root: Path, *, rows: int = 160, bad: int = 1, sessions: int
     _write_lines(run.run_dir / "outputs.jsonl", good)
     _write_lines(run.run_dir / "errors.jsonl", wrong)
     (run.run_dir / "config.yaml").write_text(yaml.safe_dump(run.config, sort_keys=False), encoding="utf-8")
-    dataset = {"name": "articles", "path": "articles.jsonl", "rows": rows, "digest": "sha256:" + "5d41" * 16}
+    dataset = {"source": "/data/articles.jsonl", "rows": rows, "digest": "sha256:" + "5d41" * 16}
     model = {"name": "smollm2-135m-instruct", "weights": "sha256:" + "b10a" * 16, "tokenizer": "sha256:" + "c4ca" * 16}
     outputs = {name: manifest.digest_file(run.run_dir / name) for name in ("outputs.jsonl", "errors.jsonl")}
     _write_json(run.run_dir / "manifest.json", manifest.build(run, dataset=dataset, model=model, outputs=outputs))

@@ -71,7 +71,7 @@ def test_one_output_token_has_no_tpot() -> None:
 
 
 def test_embedding_rows_have_end_to_end_times_only() -> None:
-    pooled = [row(i, output_tokens=0, first_token_s=None, finish_reason=None) for i in range(3)]
+    pooled = [row(i, output_tokens=0, first_token_s=4.5, finish_reason=None) for i in range(3)]
     result = measure(pooled)
     assert result["metrics"]["e2e_ms/mean"] == pytest.approx(3000)
     assert result["metrics"]["ttft_ms/mean"] is None

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -162,6 +164,11 @@ def test_histogram_counts_every_sample(run: RunInfo) -> None:
     assert f"p50 {number(files.flat['ttft_ms/p50'])}" in plot
 
 
+def test_histogram_of_nothing_is_not_drawn() -> None:
+    for samples in (np.array([]), np.arange(9.0), np.zeros(50), np.full(50, 10.0) + np.linspace(0, 1e-4, 50)):
+        assert histogram("TTFT", samples, {"p50": 1.0}, 400) is None
+
+
 def test_throughput_plot_integrates_to_the_output_tokens() -> None:
     timeline = {"time_s": [0.0, 1.0, 2.0, 3.0, 4.0], "output_tokens": [0.0, 100.0, 300.0, 300.0, 400.0]}
     plot = throughput(timeline, 100.0, 800)
@@ -231,16 +238,16 @@ def test_resumed_run_says_so(tmp_path: Path) -> None:
     assert "2025-01-31 12:20:00 UTC" in page.text
 
 
-def test_unfinished_session_is_a_reason(run: RunInfo) -> None:
+def test_session_killed_after_its_last_row_is_a_note(run: RunInfo) -> None:
     change(run, "metrics.json", lambda m: m["sessions"][-1].update(status="KILLED"))
-    assert "ended as KILLED" in reasons(run)
+    verdict = judge(read_run(run.run_dir))
+    assert verdict.valid
+    assert any("ended as KILLED" in note for note in verdict.notes)
 
 
 def test_embeddings_show_their_first_values(run: RunInfo) -> None:
     (run.run_dir / "outputs.jsonl").unlink()
     table = {"id": ["a", "b"], "embedding": [[0.25] * 384, [0.5] * 384]}
-    import pyarrow as pa
-
     pq.write_table(pa.table(table), run.run_dir / "outputs.parquet")
     text = html(run).text
     assert "[0.2500, 0.2500," in text

@@ -72,7 +72,7 @@ def test_run_holds_parameters_metrics_tags_and_dataset(root: Path, finished: tup
     assert series == 50.0
     assert logged.data.metrics == pytest.approx(expected)
     (used,) = logged.inputs.dataset_inputs
-    assert used.dataset.name == "articles"
+    assert used.dataset.name == "articles.jsonl"
     assert ("sha256:" + "5d41" * 16).removeprefix("sha256:").startswith(used.dataset.digest)
 
 

@@ -1,0 +1,1 @@
+"""Workers that run one engine each, driven by the comparison scripts."""

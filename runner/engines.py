@@ -1,0 +1,64 @@
+"""The engine that a configuration asks for, and its errors as messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.params import ParameterError
+from runner.config import Config, engine_args
+from runner.config.sections import NullEngine
+from runner.drive import Engine
+from runner.errors import ConfigError, RunFailedError, RunnerError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_engine(config: Config, run_dir: Path) -> Iterator[Engine]:
+    """The engine, closed at the end. Imported here: nothing before this needs torch."""
+    with engine_errors("while the model was loaded"):
+        if isinstance(config.engine, NullEngine):
+            from runner.null_engine import NullLLM
+
+            engine: Engine = NullLLM(**config.engine.model_dump(exclude={"kind"}))
+        else:
+            from engine import LLM
+
+            arguments = engine_args(config)
+            if config.model.config is not None:
+                arguments = dataclasses.replace(arguments, model=str(_write_model(config.model.config, run_dir)))
+            engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _write_model(config: dict[str, Any], run_dir: Path) -> Path:
+    """A model folder without weights, for ``load_format=dummy``."""
+    folder = run_dir / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def engine_errors(when: str) -> Iterator[None]:
+    """The engine's errors as one message; the traceback goes to run.log."""
+    try:
+        yield
+    except RunnerError:
+        raise
+    except ParameterError as error:
+        _log.exception("the engine refused its arguments")
+        raise ConfigError(f"the engine refused its arguments: {error}") from None
+    except Exception as error:
+        _log.exception("the engine failed %s", when)
+        text = str(error).strip() or type(error).__name__
+        raise RunFailedError(f"the engine failed {when}: {text}\nmore in run.log") from None
