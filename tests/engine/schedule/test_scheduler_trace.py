@@ -1,0 +1,226 @@
+"""The scheduler in random traces against a naive map of prefixes and the rules in prose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.params import SamplingParams
+from engine.schedule.plan import StepPlan
+from engine.schedule.request import Request, Status
+from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.steps import STOP, limits, next_token, request
+
+LONGEST = 24  # tokens of prompt and output together
+
+
+class SchedulerTrace(RuleBasedStateMachine):
+    """Adds, steps and aborts in any order.
+
+    ``content`` is the naive cache: which prefix of tokens (with its salt) each block holds, as the steps wrote it. From
+    it follows what a prefix match may return, without a hash.
+    """
+
+    @initialize(
+        blocks=st.integers(6, 14),
+        max_tokens=st.integers(1, 30),
+        max_seqs=st.integers(1, 5),
+        chunked=st.booleans(),
+        caching=st.booleans(),
+        policy=st.sampled_from(["fcfs", "priority"]),
+    )
+    def start(self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, policy: Any) -> None:
+        self.limits = limits(
+            max_tokens=max_tokens if chunked else max(max_tokens, LONGEST),
+            max_seqs=max_seqs,
+            blocks=blocks,
+            chunked_prefill=chunked,
+            prefix_caching=caching,
+            policy=policy,
+        )
+        self.scheduler = Scheduler(self.limits)
+        self.requests: list[Request] = []
+        self.content: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self.index = 0
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=18),
+        outputs=st.integers(1, 6),
+        children=st.integers(1, 3),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from([b"", b"", b"s"]),
+        scored=st.sampled_from([None, None, None, 1]),
+    )
+    def add(
+        self, prompt: list[int], outputs: int, children: int, priority: int, salt: bytes, scored: int | None
+    ) -> None:
+        leader = None
+        for child in range(children):
+            new = request(
+                self.index,
+                prompt,
+                outputs,
+                child=child,
+                leader=leader,
+                priority=priority,
+                salt=salt,
+                stop_ids=frozenset({STOP}),
+                params=SamplingParams(prompt_logprobs=scored),
+            )
+            leader = leader or new
+            self.requests.append(new)
+            self.scheduler.add(new)
+        self.index += 1
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        victim = data.draw(st.sampled_from(self.alive()))
+        self.scheduler.finish(victim, "abort")
+        assert victim.status is Status.FINISHED
+        assert victim.finish_reason == "abort"
+        assert not victim.blocks
+
+    @rule()
+    def step(self) -> None:
+        running, waiting = list(self.scheduler.running), self.waiting()
+        most = {request: self.matched(request) for request in waiting}
+        before = self.scheduler.preemptions
+        plan = self.scheduler.schedule()
+        self.check_budget(plan)
+        self.drop_reused()
+        self.check_start(plan, most)
+        self.check_preemption(running, self.scheduler.preemptions - before, plan)
+        for part in plan.slices:
+            self.write(part.request, part.start, part.stop)
+        ends = {part.request: len(part.request.output) for part in plan.slices if part.samples}
+        drawn = {request: next_token(request) for request in ends}
+        finished = self.scheduler.update(plan, drawn)
+        self.check_end(ends, drawn, finished)
+
+    def alive(self) -> list[Request]:
+        return [request for request in self.requests if request.status is not Status.FINISHED]
+
+    def waiting(self) -> list[Request]:
+        return sorted((r for r in self.requests if r.status is Status.WAITING), key=self.order)
+
+    def order(self, request: Request) -> tuple[int, int, int]:
+        return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
+
+    def check_budget(self, plan: StepPlan) -> None:
+        assert plan.tokens <= self.limits.max_tokens
+        assert len(self.scheduler.running) <= self.limits.max_seqs
+        assert bool(plan.slices) == bool(self.alive()), "a step with work to do computes something"
+        for part in plan.slices:
+            assert part.request.computed == part.start < part.stop <= part.request.total
+            assert len(part.request.blocks) * self.limits.block_size >= part.stop
+
+    def check_start(self, plan: StepPlan, most: dict[Request, int]) -> None:
+        """Waiting requests start in the order of the policy; only siblings of an unready leader are passed over.
+
+        ``most`` is what each could find before the step. Requests that started earlier in the step may have taken
+        blocks of that, so it found at least what is there after the step.
+        """
+        waiting = list(most)
+        started = [part for part in plan.slices if part.request in most]
+        assert [part.request for part in started] == sorted((part.request for part in started), key=self.order)
+        if started:
+            last = self.order(started[-1].request)
+            passed = [r for r in waiting if self.order(r) < last and r.status is Status.WAITING]
+            assert all(self.awaits_leader(r) for r in passed)
+        for part in started:
+            assert not self.awaits_leader(part.request)
+            assert self.matched(part.request) <= part.start <= most[part.request]
+            if part is started[0] and len(plan.slices) == 1:
+                assert part.start == most[part.request]
+            if not self.limits.chunked_prefill:
+                assert part.stop == part.request.total
+
+    def awaits_leader(self, request: Request) -> bool:
+        leader = request.leader
+        if leader is None or not self.limits.prefix_caching or leader.status is Status.FINISHED:
+            return False
+        return leader.computed < len(leader.prompt)
+
+    def matched(self, request: Request) -> int:
+        """How many of the request's leading tokens are in blocks, the last token aside."""
+        if not self.limits.prefix_caching or request.params.prompt_logprobs is not None:
+            return 0
+        found, known = 0, set(self.content.values())
+        for stop in range(self.limits.block_size, request.total, self.limits.block_size):
+            if (request.salt, tuple(request.tokens(0, stop))) not in known:
+                break
+            found = stop
+        return found
+
+    def check_preemption(self, running: list[Request], count: int, plan: StepPlan) -> None:
+        gone = [request for request in running if request.status is Status.WAITING]
+        assert len(gone) == count
+        if not gone:
+            return
+        kept = [request for request in running if request.status is Status.RUNNING]
+        assert all(self.order(k) < self.order(g) for k in kept for g in gone), "the last in order go first"
+        assert all(part.request in kept for part in plan.slices), "nobody starts in a step that preempts"
+        assert all(not request.blocks and request.computed == 0 for request in gone)
+        least = min(gone, key=self.order)
+        missing = -(-min(least.total, LONGEST) // self.limits.block_size)
+        assert self.scheduler.pool.free < missing + self.needed_next(kept), "there was no room for all"
+
+    def needed_next(self, kept: list[Request]) -> int:
+        return sum(-(-r.total // self.limits.block_size) - len(r.blocks) + 1 for r in kept)
+
+    def write(self, request: Request, start: int, stop: int) -> None:
+        """The step computes tokens ``start`` to ``stop``: full blocks now hold them, others nothing that is known."""
+        size = self.limits.block_size
+        for number in range(start // size, -(-stop // size)):
+            block = request.blocks[number]
+            shared = [r for r in self.scheduler.running if r is not request and block in r.blocks]
+            assert not shared, "a block that is written is nobody else's"
+            self.content.pop(block, None)
+            prefix = (request.salt, tuple(request.tokens(0, (number + 1) * size)))
+            if (number + 1) * size <= stop and prefix not in self.content.values():
+                self.content[block] = prefix  # the first block with a prefix is the one that is found
+
+    def check_end(self, ends: dict[Request, int], drawn: dict[Request, int], finished: list[Request]) -> None:
+        for request, produced in ends.items():
+            assert len(request.output) == produced + 1
+            stops, full = drawn[request] == STOP, produced + 1 >= request.max_output
+            assert (request in finished) == (stops or full)
+            assert request.finish_reason == ("stop" if stops else "length" if full else None)
+
+    @invariant()
+    def consistent(self) -> None:
+        self.scheduler.check()
+        assert self.scheduler.unfinished == len(self.alive())
+        for request in self.requests:
+            assert bool(request.blocks) <= (request.status is Status.RUNNING)
+        self.drop_reused()
+        for one in self.scheduler.running:
+            for number in range(one.computed // self.limits.block_size):
+                tokens = tuple(one.tokens(0, (number + 1) * self.limits.block_size))
+                held = self.content.get(one.blocks[number], (one.salt, tokens))
+                assert held == (one.salt, tokens), "a running request's block holds another's tokens"
+
+    def drop_reused(self) -> None:
+        """A block handed out anew for a partial slice holds nothing that may be found."""
+        for one in self.scheduler.running:
+            for block in one.blocks[one.computed // self.limits.block_size :]:
+                self.content.pop(block, None)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(5000):
+            if not self.scheduler.unfinished:
+                break
+            self.step()
+            self.consistent()
+        assert not self.alive(), "every request finishes"
+        assert self.scheduler.pool.held == 0, "no block leaks"
+
+
+TestSchedulerTrace = SchedulerTrace.TestCase
+TestSchedulerTrace.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
