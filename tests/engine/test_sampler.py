@@ -52,7 +52,7 @@ def request(index: int = 0, prompt: Sequence[int] = (1,), output: Sequence[int] 
     )
 
 
-def processed(logits: Row, one: Request) -> Row:
+def processed(logits: np.ndarray[Any, Any], one: Request) -> Row:
     """The contract's order: min_tokens, penalties, temperature, min_p, top_k, top_p; -inf for what is left out."""
     params, row = one.params, logits.astype(np.float64)
     if len(one.output) < params.min_tokens:
@@ -79,7 +79,7 @@ def processed(logits: Row, one: Request) -> Row:
     return row
 
 
-def draw(logits: Row, one: Request) -> int:
+def draw(logits: np.ndarray[Any, Any], one: Request) -> int:
     row = processed(logits, one)
     return int(np.argmax(row if one.params.greedy else row + noise(one.seed, one.total, len(row))))
 

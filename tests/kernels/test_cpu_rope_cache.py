@@ -22,7 +22,8 @@ def run(
     blocks = -(-tokens // block_size) + 2
     slots = torch.randperm(blocks * block_size, generator=generator)[:tokens]
     angles = torch.randn(100, rotary // 2, generator=generator)
-    weights = HeadNorm(*(torch.rand(2, head_dim, generator=generator) + 0.5), 1e-6) if norm else NONE
+    own = torch.rand(2, head_dim, generator=generator) + 0.5
+    weights = HeadNorm(own[0], own[1], 1e-6) if norm else NONE
     results = []
     for function in (rope_and_cache, reference):
         cache = allocate(blocks, block_size, kv_heads, head_dim, dtype, CPU)

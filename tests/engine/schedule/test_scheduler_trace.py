@@ -88,11 +88,12 @@ class SchedulerTrace(RuleBasedStateMachine):
     def step(self) -> None:
         running, waiting = list(self.scheduler.running), self.waiting()
         most = {request: self.matched(request) for request in waiting}
-        before = self.scheduler.preemptions
+        before, lacks_room = self.scheduler.preemptions, self.lacks_room()
         plan = self.scheduler.schedule()
         self.check_budget(plan)
         self.drop_reused()
         self.check_start(plan, most)
+        assert (self.scheduler.preemptions > before) == lacks_room, "preemption exactly when blocks run out"
         self.check_preemption(running, self.scheduler.preemptions - before, plan)
         for part in plan.slices:
             self.write(part.request, part.start, part.stop)
@@ -165,12 +166,15 @@ class SchedulerTrace(RuleBasedStateMachine):
         assert all(self.order(k) < self.order(g) for k in kept for g in gone), "the last in order go first"
         assert all(part.request in kept for part in plan.slices), "nobody starts in a step that preempts"
         assert all(not request.blocks and request.computed == 0 for request in gone)
-        least = min(gone, key=self.order)
-        missing = -(-min(least.total, LONGEST) // self.limits.block_size)
-        assert self.scheduler.pool.free < missing + self.needed_next(kept), "there was no room for all"
 
-    def needed_next(self, kept: list[Request]) -> int:
-        return sum(-(-r.total // self.limits.block_size) - len(r.blocks) + 1 for r in kept)
+    def lacks_room(self) -> bool:
+        """Whether the running requests' next slices need more blocks than are free."""
+        budget, missing = self.limits.max_tokens, 0
+        for one in sorted(self.scheduler.running, key=self.order):
+            stop = min(one.total, one.computed + budget)
+            budget -= stop - one.computed
+            missing += max(0, -(-stop // self.limits.block_size) - len(one.blocks))
+        return missing > self.scheduler.pool.free
 
     def write(self, request: Request, start: int, stop: int) -> None:
         """The step computes tokens ``start`` to ``stop``: full blocks now hold them, others nothing that is known."""
@@ -185,18 +189,18 @@ class SchedulerTrace(RuleBasedStateMachine):
                 self.content[block] = prefix  # the first block with a prefix is the one that is found
 
     def check_end(self, ends: dict[Request, int], drawn: dict[Request, int], finished: list[Request]) -> None:
-        for request, produced in ends.items():
-            assert len(request.output) == produced + 1
-            stops, full = drawn[request] == STOP, produced + 1 >= request.max_output
-            assert (request in finished) == (stops or full)
-            assert request.finish_reason == ("stop" if stops else "length" if full else None)
+        for one, produced in ends.items():
+            assert len(one.output) == produced + 1
+            stops, full = drawn[one] == STOP, produced + 1 >= one.max_output
+            assert (one in finished) == (stops or full)
+            assert one.finish_reason == ("stop" if stops else "length" if full else None)
 
     @invariant()
     def consistent(self) -> None:
         self.scheduler.check()
         assert self.scheduler.unfinished == len(self.alive())
-        for request in self.requests:
-            assert bool(request.blocks) <= (request.status is Status.RUNNING)
+        for one in self.requests:
+            assert bool(one.blocks) <= (one.status is Status.RUNNING)
         self.drop_reused()
         for one in self.scheduler.running:
             for number in range(one.computed // self.limits.block_size):
