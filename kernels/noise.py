@@ -28,8 +28,9 @@ def gumbel(seeds: torch.Tensor, positions: torch.Tensor, vocab_size: int) -> tor
     """
     counters = -(-vocab_size // 4)
     words = philox(seeds, positions, counters)[:, :vocab_size]  # [rows, vocab]
-    # 24 bits at the middle of their interval: never 0 and never 1, in float32 too.
-    uniform = ((words >> 8).float() + 0.5) * 2.0**-24
+    # 23 bits at the middle of their interval: exact in float32, so never 0 and never 1. (With 24 bits the greatest
+    # one rounds up to 1, whose noise is infinite: one token in 2**24, one draw in 130 for a vocabulary of 128,000.)
+    uniform = ((words >> 9).float() + 0.5) * 2.0**-23
     return -(-uniform.log()).log()
 
 
