@@ -79,7 +79,7 @@ class Attention:
         """Allocated and filled."""
         pieces = sum(-(-n // PIECE) for n in self.lengths)
         s = self.shape
-        plan = allocate_plan(len(self.lengths), pieces, s.heads, s.kv_heads, s.head_dim, 0, self.tables.device)
+        plan = allocate_plan(len(self.lengths), pieces, s.heads, s.head_dim, 0, self.tables.device)
         plan_decode(plan, self.contexts, self.none if shared is None else shared)
         return plan
 
@@ -87,10 +87,9 @@ class Attention:
         self, query: torch.Tensor, plan: DecodePlan, out: torch.Tensor, prefixes: SharedPrefixes | None = None
     ) -> None:
         scale = self.shape.head_dim**-0.5
-        shared = prefixes.pieces if prefixes else self.none
         if prefixes:
             shared_prefix_attention(query, self.cache, self.tables, self.contexts, prefixes, plan, scale, 0.0)
-        decode_attention(query, self.cache, self.tables, self.contexts, shared, plan, scale, 0.0, out)
+        decode_attention(query, self.cache, self.tables, plan, scale, 0.0, out)
 
     def tiles(self, tokens: int) -> torch.Tensor:
         """Tiles of a step that computes the last ``tokens`` tokens of every sequence."""

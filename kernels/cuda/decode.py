@@ -2,8 +2,8 @@
 """Attention of one query token per sequence over the paged cache, spread evenly over the device.
 
 The keys of a sequence are cut into pieces of fixed size; a (piece, kv head) is one unit of work, and a fixed number of programs
-takes them in turn, so that a batch of mixed lengths is balanced and a captured graph fits every batch. Whoever finishes a
-(sequence, kv head) last merges its pieces in their order (flash decoding, Dao et al. 2023, with the split-count fixed by the
+takes them in turn, so that a batch of mixed lengths is balanced and a captured graph fits every batch. A second
+kernel merges the pieces of a (sequence, kv head) in their order (flash decoding, Dao et al. 2023, with the split-count fixed by the
 length alone). Sequences that share prefix blocks may have their common pieces computed together (cascade attention, Ye et al.
 2024): a piece's result does not depend on who computes it, so the bits stay the same.
 """
@@ -37,10 +37,9 @@ class DecodePlan:
     knows the lengths, must keep to it, for nothing on the device can raise.
     """
 
-    items: torch.Tensor  # [pieces, 2] int32: sequence, piece
+    items: torch.Tensor  # [pieces, 4] int32: sequence, piece, context, scratch slot
     starts: torch.Tensor  # [sequences + 1] int32: first scratch slot of each sequence
     counts: torch.Tensor  # [1] int32: items in use
-    arrivals: torch.Tensor  # [sequences, kv_heads] int32, zero between calls
     tops: torch.Tensor  # [pieces, heads] float32
     totals: torch.Tensor  # [pieces, heads] float32
     sums: torch.Tensor  # [pieces, heads, head_dim] float32
@@ -48,7 +47,7 @@ class DecodePlan:
 
 
 def allocate_plan(
-    sequences: int, pieces: int, heads: int, kv_heads: int, head_dim: int, window: int, device: torch.device
+    sequences: int, pieces: int, heads: int, head_dim: int, window: int, device: torch.device
 ) -> DecodePlan:
     """Allocate a plan for at most ``sequences`` sequences whose contexts take ``pieces`` pieces together."""
 
@@ -59,10 +58,9 @@ def allocate_plan(
         return torch.empty(shape, dtype=torch.float32, device=device)
 
     return DecodePlan(
-        items=ints(pieces, 2),
+        items=ints(pieces, 4),
         starts=ints(sequences + 1),
         counts=ints(1),
-        arrivals=ints(sequences, kv_heads),
         tops=floats(pieces, heads),
         totals=floats(pieces, heads),
         sums=floats(pieces, heads, head_dim),
@@ -95,10 +93,16 @@ def _plan_kernel(
         tl.store(starts + sequences, tl.sum(pieces))
         tl.store(counts, tl.sum(own))
     mine = tl.sum(tl.where(i == sequence, own, 0))
-    begin = tl.sum(tl.where(i == sequence, first + pieces - own, 0))
+    common = tl.sum(tl.where(i == sequence, pieces, 0)) - mine
+    begin = tl.sum(tl.where(i == sequence, first, 0)) + common
+    context = tl.sum(tl.where(i == sequence, context, 0))
     for j in range(0, mine, SEQUENCES):
-        tl.store(items + (item + j + i) * 2, sequence, mask=j + i < mine)
-        tl.store(items + (item + j + i) * 2 + 1, begin + j + i, mask=j + i < mine)
+        record = items + (item + j + i) * 4
+        mask = j + i < mine
+        tl.store(record, sequence, mask=mask)
+        tl.store(record + 1, begin + j + i, mask=mask)
+        tl.store(record + 2, context, mask=mask)
+        tl.store(record + 3, slot + common + j + i, mask=mask)
 
 
 def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: torch.Tensor) -> None:
@@ -123,6 +127,23 @@ def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: tor
         PIECE_=PIECE,
         num_warps=4,
     )
+
+
+@triton.jit
+def _load_tile(
+    keys, values, table, key, kv_head, end, last, window, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """Keys and values [keys, DIM] at positions ``key`` below ``end``, and which rows (at positions ``last``) see them."""
+    dim = tl.arange(0, DIM)
+    block = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
+    slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+    offset = ((slot * KV_HEADS + kv_head) * HEAD_DIM)[:, None] + dim[None, :]
+    mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
+    visible = key[:, None] <= last[None, :]
+    if WINDOWED:
+        visible = visible & (key[:, None] > last[None, :] - window)
+    return tl.load(keys + offset, mask=mask, other=0.0), tl.load(values + offset, mask=mask, other=0.0), visible
 
 
 @triton.jit
@@ -163,21 +184,15 @@ def _attend_piece(
     total = tl.zeros([ONES_, ROWS], tl.float32)
     acc = tl.zeros([DIM, ROWS], tl.float32)
     for first in tl.range(piece * PIECE_, end, TILE, num_stages=STAGES_):
-        key = first + lane
-        block = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
-        slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-        offset = ((slot * KV_HEADS + kv_head) * HEAD_DIM)[:, None] + dim[None, :]
-        mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
-        k = tl.load(keys + offset, mask=mask, other=0.0)
-        v = tl.load(values + offset, mask=mask, other=0.0)
+        k, v, visible = _load_tile(
+            keys, values, table, first + lane, kv_head, end, last, window,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, WINDOWED,
+        )  # fmt: skip
         scores = tl.dot(k, q, input_precision="ieee")  # [keys, rows]
         scale_ = scale_log2
         if CAPPED:
             scores = soft_cap(scores, scale, cap)
             scale_ = 1.4426950408889634
-        visible = key[:, None] <= last[None, :]
-        if WINDOWED:
-            visible = visible & (key[:, None] > last[None, :] - window)
         scores = tl.where(visible, scores, float("-inf"))
         top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
         weights = weights.to(v.dtype)
@@ -187,26 +202,29 @@ def _attend_piece(
 
 
 @triton.jit
-def _merge_pieces(
-    tops, totals, sums, out, slot, end_slot, head, row, dim, o_offset, GROUP: tl.constexpr, HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, ONES_: tl.constexpr,
+def _merge_kernel(
+    starts, tops, totals, sums, out,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """Merge the pieces of one (sequence, kv head) in their order and write the result.
-
-    Partial results come from other SMs: they are read past the L1 cache, which is not coherent.
-    """
+    """Merge the pieces of one (sequence, kv head) in their order; a single piece has been written already."""
+    sequence, head = tl.program_id(0), tl.program_id(1) * GROUP
+    slot, end_slot = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    if end_slot - slot < 2:
+        return
+    row = tl.arange(0, ROWS)
+    dim = tl.arange(0, DIM)
     mask = (row < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS, 1], tl.float32)
     acc = tl.zeros([ROWS, DIM], tl.float32)
     for s in tl.range(slot, end_slot, loop_unroll_factor=4):
         index = (s * HEADS + head + row).to(tl.int64)
-        piece_top = tl.load(tops + index, mask=row < GROUP, other=float("-inf"), cache_modifier=".cg")
-        piece_total = tl.load(totals + index, mask=row < GROUP, other=0.0, cache_modifier=".cg")
-        offset = (index * HEAD_DIM)[:, None] + dim[None, :]
-        piece_acc = tl.load(sums + offset, mask=mask, other=0.0, cache_modifier=".cg")
+        piece_top = tl.load(tops + index, mask=row < GROUP, other=float("-inf"))
+        piece_total = tl.load(totals + index, mask=row < GROUP, other=0.0)
+        piece_acc = tl.load(sums + (index * HEAD_DIM)[:, None] + dim[None, :], mask=mask, other=0.0)
         top, total, acc = merge_piece(top, total, acc, piece_top, piece_total[:, None], piece_acc)
-    tl.store(out + o_offset, (acc / total).to(out.dtype.element_ty), mask=mask)
+    offset = ((sequence.to(tl.int64) * HEADS + head + row) * HEAD_DIM)[:, None] + dim[None, :]
+    tl.store(out + offset, (acc / total).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -218,17 +236,31 @@ def _store_piece(tops, totals, sums, top, total, acc, index, live, dim, HEAD_DIM
 
 
 @triton.jit
+def _finish_piece(
+    starts, tops, totals, sums, out, record, head, top, total, acc, mask,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write the result of a sequence of one piece; else keep the piece for the merge."""
+    row = tl.arange(0, ROWS)
+    dim = tl.arange(0, DIM)
+    sequence, slot = tl.load(record), tl.load(record + 3)
+    if tl.load(starts + sequence + 1) - tl.load(starts + sequence) == 1:
+        offset = ((sequence.to(tl.int64) * HEADS + head + row) * HEAD_DIM)[:, None] + dim[None, :]
+        tl.store(out + offset, (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
+    else:
+        index = (slot * HEADS + head + row).to(tl.int64)
+        _store_piece(tops, totals, sums, top, total, acc, index, row < GROUP, dim, HEAD_DIM)
+
+
+@triton.jit
 def _decode_kernel(
     query,  # [sequences, heads, head_dim]
     keys,  # [blocks, block_size, kv_heads, head_dim]
     values,
     tables,  # [sequences, blocks] int32
-    contexts,  # [sequences] int32
-    shared,  # [sequences] int32
     items,
     starts,
     counts,
-    arrivals,
     tops,
     totals,
     sums,
@@ -252,50 +284,55 @@ def _decode_kernel(
     WINDOWED: tl.constexpr,
     STAGES_: tl.constexpr,
 ):
+    """Tiles of all pieces of this program in one loop, so that the next piece's keys are on their way while one ends."""
     HEADS: tl.constexpr = KV_HEADS * GROUP
+    TILES: tl.constexpr = PIECE_ // TILE
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM)
-    live = row < GROUP
-    work = tl.load(counts) * KV_HEADS
-    for unit in tl.range(tl.program_id(0), work, tl.num_programs(0), num_stages=1):
-        kv_head = unit % KV_HEADS
-        item = items + unit // KV_HEADS * 2
-        sequence, piece = tl.load(item), tl.load(item + 1)
-        context = tl.load(contexts + sequence)
-        slot, end_slot = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-        head = kv_head * GROUP
-        mask = live[:, None] & (dim < HEAD_DIM)[None, :]
+    lane = tl.arange(0, TILE)
+    mask = (row < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
+    ones = tl.full([ONES_, TILE], 1.0, values.dtype.element_ty)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ONES_, ROWS], tl.float32)
+    acc = tl.zeros([DIM, ROWS], tl.float32)
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    units = tl.maximum((tl.load(counts) * KV_HEADS - program + programs - 1) // programs, 0)
+    for t in tl.range(0, units * TILES, num_stages=STAGES_):
+        unit = program + t // TILES * programs
+        head = unit % KV_HEADS * GROUP
+        record = items + unit // KV_HEADS * 4
+        sequence, piece, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
         q_offset = sequence.to(tl.int64) * query_stride + (head + row) * HEAD_DIM
-        q = tl.trans(tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0))
-        top, total, acc = _attend_piece(
-            q, keys, values, tables + sequence.to(tl.int64) * table_stride, kv_head, piece,
-            tl.minimum(piece * PIECE_ + PIECE_, context), context - 1 + row * 0, scale, scale_log2, cap, window,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, CAPPED, WINDOWED, STAGES_,
+        q = tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0)
+        k, v, visible = _load_tile(
+            keys, values, tables + sequence.to(tl.int64) * table_stride, piece * PIECE_ + t % TILES * TILE + lane,
+            unit % KV_HEADS, context, context - 1 + row * 0, window, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, WINDOWED,
         )  # fmt: skip
-        o_offset = ((sequence.to(tl.int64) * HEADS + head + row) * HEAD_DIM)[:, None] + dim[None, :]
-        if end_slot - slot == 1:
-            tl.store(out + o_offset, (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
-        else:
-            first = _first_piece(context, window, PIECE_)
-            own = end_slot - slot - tl.maximum(tl.load(shared + sequence) - first, 0)
-            index = (slot + piece - first).to(tl.int64) * HEADS + head + row
-            _store_piece(tops, totals, sums, top, total, acc, index, live, dim, HEAD_DIM)
-            tl.debug_barrier()  # every warp's partial results are written before the arrival is announced
-            arrival = arrivals + sequence * KV_HEADS + kv_head
-            if tl.atomic_add(arrival, 1, sem="acq_rel") == own - 1:
-                _merge_pieces(
-                    tops, totals, sums, out, slot, end_slot, head, row, dim, o_offset,
-                    GROUP, HEADS, HEAD_DIM, ROWS, DIM, ONES_,
-                )  # fmt: skip
-                tl.store(arrival, 0)
+        scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [keys, rows]
+        scale_ = scale_log2
+        if CAPPED:
+            scores = soft_cap(scores, scale, cap)
+            scale_ = 1.4426950408889634
+        scores = tl.where(visible, scores, float("-inf"))
+        begins, ends = t % TILES == 0, t % TILES == TILES - 1
+        top = tl.where(begins, float("-inf"), top)
+        top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
+        weights = weights.to(v.dtype)
+        acc = tl.dot(tl.trans(v), weights, tl.where(begins, 0.0, acc * decay), input_precision="ieee")
+        total = tl.dot(ones, weights, tl.where(begins, 0.0, total * decay), input_precision="ieee")
+        # Named outside of the branch, so that the compiler waits for the tensor cores before it.
+        done, denominators = tl.trans(acc), tl.trans(total)
+        if ends:
+            _finish_piece(
+                starts, tops, totals, sums, out, record, head, top, tl.max(denominators, 1), done, mask,
+                GROUP, HEADS, HEAD_DIM, DIM, ROWS,
+            )  # fmt: skip
 
 
 def decode_attention(
     query: torch.Tensor,
     cache: LayerCache,
     block_tables: torch.Tensor,
-    context_lens: torch.Tensor,
-    shared_pieces: torch.Tensor,
     plan: DecodePlan,
     scale: float,
     softcap: float,
@@ -307,28 +344,24 @@ def decode_attention(
         query: [sequences, heads, head_dim], heads contiguous.
         cache: the layer's keys and values, this step's included.
         block_tables: [sequences, blocks] int32.
-        context_lens: [sequences] int32; rows with 0 are left as they are in ``out``.
-        shared_pieces: [sequences] int32 as given to ``plan_decode``.
         plan: filled by ``plan_decode`` in this step, and its shared pieces by ``shared_prefix_attention`` before.
         scale: factor of the scores.
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
-        out: [sequences, heads, head_dim] contiguous.
+        out: [sequences, heads, head_dim] contiguous; rows whose context is 0 are left as they are.
     """
     heads, head_dim = query.shape[1:]
     kv_heads = cache.keys.shape[2]
     group = heads // kv_heads
+    dim = triton.next_power_of_2(head_dim)
     programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * PROGRAMS_PER_SM)
     _decode_kernel[(programs,)](
         query,
         cache.keys,
         cache.values,
         block_tables,
-        context_lens,
-        shared_pieces,
         plan.items,
         plan.starts,
         plan.counts,
-        plan.arrivals,
         plan.tops,
         plan.totals,
         plan.sums,
@@ -352,6 +385,19 @@ def decode_attention(
         WINDOWED=plan.window > 0,
         STAGES_=STAGES,
         num_warps=WARPS,
+    )
+    _merge_kernel[(query.shape[0], kv_heads)](
+        plan.starts,
+        plan.tops,
+        plan.totals,
+        plan.sums,
+        out,
+        HEADS=heads,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        ROWS=triton.next_power_of_2(group),
+        DIM=dim,
+        num_warps=4,
     )
 
 

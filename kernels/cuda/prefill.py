@@ -106,6 +106,12 @@ def _prefill_kernel(
         k = tl.load(keys + offset, mask=mask, other=0.0)
         v = tl.load(values + offset, mask=mask, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        # Here, where the tensor cores have been waited for. A new piece has no maximum yet: its first decay is zero and
+        # clears denominator and sum. Clearing them here would define registers that the tensor cores accumulate in, and
+        # the compiler would serialise them.
+        if first % PIECE_ == 0:
+            top, total, acc = merge_piece(top, total, acc, piece_top, piece_total, piece_acc)
+            piece_top = tl.full([ROWS], float("-inf"), tl.float32)
         scale_ = scale_log2
         if CAPPED:
             scores = soft_cap(scores, scale, cap)
@@ -122,11 +128,6 @@ def _prefill_kernel(
         weights = weights.to(v.dtype)
         piece_acc = tl.dot(weights, v, piece_acc * decay, input_precision="ieee")
         piece_total = tl.dot(weights, ones, piece_total * decay, input_precision="ieee")
-        if (first + TILE) % PIECE_ == 0:
-            top, total, acc = merge_piece(top, total, acc, piece_top, piece_total, piece_acc)
-            piece_top = tl.full([ROWS], float("-inf"), tl.float32)
-            piece_total = tl.zeros([ROWS, ONES], tl.float32)
-            piece_acc = tl.zeros([ROWS, DIM], tl.float32)
     top, total, acc = merge_piece(top, total, acc, piece_top, piece_total, piece_acc)
     acc = acc / tl.max(total, 1)[:, None]
     o_offset = (token + row_token).to(tl.int64) * (KV_HEADS * GROUP) + kv_head * GROUP + row % GROUP

@@ -103,7 +103,7 @@ def decode(case: Case, prefixes: SharedPrefixes | None = None, plan: DecodePlan 
     """The last token of every sequence."""
     device = case.tables.device
     sequences = len(case.lengths)
-    plan = plan or allocate_plan(sequences, pieces(case), case.heads, case.kv_heads, case.head_dim, case.window, device)
+    plan = plan or allocate_plan(sequences, pieces(case), case.heads, case.head_dim, case.window, device)
     contexts = torch.tensor(case.lengths, dtype=torch.int32, device=device)
     none = torch.zeros_like(contexts)
     query = torch.stack([q[-1] for q in case.queries])
@@ -111,9 +111,7 @@ def decode(case: Case, prefixes: SharedPrefixes | None = None, plan: DecodePlan 
     plan_decode(plan, contexts, prefixes.pieces if prefixes else none)
     if prefixes:
         shared_prefix_attention(query, case.cache, case.tables, contexts, prefixes, plan, case.scale, case.softcap)
-    shared = prefixes.pieces if prefixes else none
-    decode_attention(query, case.cache, case.tables, contexts, shared, plan, case.scale, case.softcap, out)
-    assert not plan.arrivals.any()
+    decode_attention(query, case.cache, case.tables, plan, case.scale, case.softcap, out)
     return out
 
 
@@ -207,12 +205,12 @@ def test_groups_beyond_the_capacity_stay_unshared(device: torch.device) -> None:
 
 def test_unused_rows_of_a_batch_are_left_alone(device: torch.device, dtype: torch.dtype) -> None:
     case = make([40, 40, 300], 4, 2, 64, device, dtype)
-    plan = allocate_plan(4, 40, 4, 2, 64, 0, device)
+    plan = allocate_plan(4, 40, 4, 64, 0, device)
     contexts = torch.tensor([40, 0, 300], dtype=torch.int32, device=device)
     query = torch.stack([q[-1] for q in case.queries])
     out = torch.full_like(query, 7.0)
     plan_decode(plan, contexts, torch.zeros_like(contexts))
-    decode_attention(query, case.cache, case.tables, contexts, torch.zeros_like(contexts), plan, case.scale, 0.0, out)
+    decode_attention(query, case.cache, case.tables, plan, case.scale, 0.0, out)
     assert (out[1] == 7.0).all()
     torch.testing.assert_close(out[[0, 2]], decode(case)[[0, 2]], rtol=1e-5 if dtype == torch.float32 else 0, atol=1e-6)
 
