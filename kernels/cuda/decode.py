@@ -17,16 +17,20 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.cuda.device import multiprocessors
+from kernels.cuda.device import key_tiles, multiprocessors
 from kernels.cuda.numerics import KEY_TILE, PIECE
-from kernels.cuda.softmax import LOG2_E, merge_piece, soft_cap, tile_weights
+from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, tile_weights
 from kernels.kv_cache import LayerCache
 
-PROGRAMS_PER_SM = 3
-STAGES = 4
+STAGES = 3
 WARPS = 4
 ONES = 64  # rows of the block of ones that sums the denominator; all come out equal
 SHARED_ROWS = 64  # query rows of a shared-prefix program
+
+
+def programs_per_sm(head_dim: int) -> int:
+    """Programs that one multiprocessor holds at a time; results do not depend on it."""
+    return 5 if head_dim <= 64 else 3 if head_dim <= 128 else 1
 
 
 @dataclass(frozen=True)
@@ -130,20 +134,12 @@ def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: tor
 
 
 @triton.jit
-def _load_tile(
-    keys, values, table, key, kv_head, end, last, window, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, WINDOWED: tl.constexpr,
-):  # fmt: skip
-    """Keys and values [keys, DIM] at positions ``key`` below ``end``, and which rows (at positions ``last``) see them."""
-    dim = tl.arange(0, DIM)
-    block = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
-    slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-    offset = ((slot * KV_HEADS + kv_head) * HEAD_DIM)[:, None] + dim[None, :]
-    mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
+def _visible(key, last, window, WINDOWED: tl.constexpr):
+    """[keys, rows]: whether a row at position ``last`` sees the key at position ``key``."""
     visible = key[:, None] <= last[None, :]
     if WINDOWED:
         visible = visible & (key[:, None] > last[None, :] - window)
-    return tl.load(keys + offset, mask=mask, other=0.0), tl.load(values + offset, mask=mask, other=0.0), visible
+    return visible
 
 
 @triton.jit
@@ -170,6 +166,7 @@ def _attend_piece(
     ONES_: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
+    COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
 ):
     """q [DIM, ROWS] over the keys [piece * PIECE, end) of one block table; ``last`` [ROWS] is each row's own position.
@@ -177,23 +174,19 @@ def _attend_piece(
     Keys are the rows of the products, and the few queries their columns: so the tensor cores are filled by keys and each
     warp has its own keys. Returns maximum [ROWS], denominator [ROWS] and weighted sum [ROWS, DIM].
     """
-    dim = tl.arange(0, DIM)
     lane = tl.arange(0, TILE)
-    ones = tl.full([ONES_, TILE], 1.0, values.dtype.element_ty)
+    ones = tl.full([ONES_, TILE], 1.0, q.dtype)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ONES_, ROWS], tl.float32)
     acc = tl.zeros([DIM, ROWS], tl.float32)
     for first in tl.range(piece * PIECE_, end, TILE, num_stages=STAGES_):
-        k, v, visible = _load_tile(
-            keys, values, table, first + lane, kv_head, end, last, window,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, WINDOWED,
-        )  # fmt: skip
+        k, v = load_tile(keys, values, table, first, end, kv_head, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED)
         scores = tl.dot(k, q, input_precision="ieee")  # [keys, rows]
         scale_ = scale_log2
         if CAPPED:
             scores = soft_cap(scores, scale, cap)
             scale_ = 1.4426950408889634
-        scores = tl.where(visible, scores, float("-inf"))
+        scores = tl.where(_visible(first + lane, last, window, WINDOWED), scores, float("-inf"))
         top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
         weights = weights.to(v.dtype)
         acc = tl.dot(tl.trans(v), weights, acc * decay, input_precision="ieee")
@@ -253,6 +246,18 @@ def _finish_piece(
 
 
 @triton.jit
+def _load_query(
+    query, items, unit, stride, mask, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr, DIM: tl.constexpr, exists,
+):  # fmt: skip
+    """The queries [ROWS, DIM] of a unit of work, zeros if there is no such unit."""
+    sequence = tl.load(items + unit // KV_HEADS * 4, mask=exists, other=0)
+    head = unit % KV_HEADS * GROUP + tl.arange(0, ROWS)
+    offset = (sequence.to(tl.int64) * stride + head * HEAD_DIM)[:, None] + tl.arange(0, DIM)[None, :]
+    return tl.load(query + offset, mask=mask & exists, other=0.0)
+
+
+@triton.jit
 def _decode_kernel(
     query,  # [sequences, heads, head_dim]
     keys,  # [blocks, block_size, kv_heads, head_dim]
@@ -282,6 +287,7 @@ def _decode_kernel(
     ONES_: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
+    COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
 ):
     """Tiles of all pieces of this program in one loop, so that the next piece's keys are on their way while one ends."""
@@ -291,29 +297,36 @@ def _decode_kernel(
     dim = tl.arange(0, DIM)
     lane = tl.arange(0, TILE)
     mask = (row < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
-    ones = tl.full([ONES_, TILE], 1.0, values.dtype.element_ty)
+    ones = tl.full([ONES_, TILE], 1.0, query.dtype.element_ty)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ONES_, ROWS], tl.float32)
     acc = tl.zeros([DIM, ROWS], tl.float32)
     program, programs = tl.program_id(0), tl.num_programs(0)
     units = tl.maximum((tl.load(counts) * KV_HEADS - program + programs - 1) // programs, 0)
+    q = _load_query(query, items, program, query_stride, mask, KV_HEADS, GROUP, HEAD_DIM, ROWS, DIM, units > 0)
+    next_q = q
     for t in tl.range(0, units * TILES, num_stages=STAGES_):
         unit = program + t // TILES * programs
         head = unit % KV_HEADS * GROUP
         record = items + unit // KV_HEADS * 4
         sequence, piece, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
-        q_offset = sequence.to(tl.int64) * query_stride + (head + row) * HEAD_DIM
-        q = tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0)
-        k, v, visible = _load_tile(
-            keys, values, tables + sequence.to(tl.int64) * table_stride, piece * PIECE_ + t % TILES * TILE + lane,
-            unit % KV_HEADS, context, context - 1 + row * 0, window, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, WINDOWED,
+        first = piece * PIECE_ + t % TILES * TILE
+        if t % TILES == 0:  # this piece's queries were loaded while the one before was computed
+            q = next_q
+            next_q = _load_query(
+                query, items, unit + programs, query_stride, mask, KV_HEADS, GROUP, HEAD_DIM, ROWS, DIM,
+                t + TILES < units * TILES,
+            )  # fmt: skip
+        k, v = load_tile(
+            keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, unit % KV_HEADS,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
         )  # fmt: skip
         scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [keys, rows]
         scale_ = scale_log2
         if CAPPED:
             scores = soft_cap(scores, scale, cap)
             scale_ = 1.4426950408889634
-        scores = tl.where(visible, scores, float("-inf"))
+        scores = tl.where(_visible(first + lane, context - 1 + row * 0, window, WINDOWED), scores, float("-inf"))
         begins, ends = t % TILES == 0, t % TILES == TILES - 1
         top = tl.where(begins, float("-inf"), top)
         top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
@@ -353,11 +366,12 @@ def decode_attention(
     kv_heads = cache.keys.shape[2]
     group = heads // kv_heads
     dim = triton.next_power_of_2(head_dim)
-    programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * PROGRAMS_PER_SM)
+    keys, values, copied = key_tiles(cache)
+    programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * programs_per_sm(head_dim))
     _decode_kernel[(programs,)](
         query,
-        cache.keys,
-        cache.values,
+        keys,
+        values,
         block_tables,
         plan.items,
         plan.starts,
@@ -383,6 +397,7 @@ def decode_attention(
         ONES_=ONES,
         CAPPED=softcap > 0,
         WINDOWED=plan.window > 0,
+        COPIED=copied,
         STAGES_=STAGES,
         num_warps=WARPS,
     )
@@ -454,7 +469,7 @@ def _shared_kernel(
     query_stride, table_stride, scale, scale_log2, cap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, PIECE_: tl.constexpr, ONES_: tl.constexpr, CAPPED: tl.constexpr,
-    WINDOWED: tl.constexpr, STAGES_: tl.constexpr,
+    WINDOWED: tl.constexpr, COPIED: tl.constexpr, STAGES_: tl.constexpr,
 ):  # fmt: skip
     """One (piece, up to ROWS // GROUP sequences, kv head) at a time, into the sequences' own scratch slots."""
     row = tl.arange(0, ROWS)
@@ -476,7 +491,7 @@ def _shared_kernel(
         table = tables + tl.load(members + member).to(tl.int64) * table_stride
         top, total, acc = _attend_piece(
             q, keys, values, table, kv_head, piece, piece * PIECE_ + PIECE_, context - 1, scale, scale_log2, cap, window,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, CAPPED, WINDOWED, STAGES_,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, CAPPED, WINDOWED, COPIED, STAGES_,
         )  # fmt: skip
         slot = tl.load(starts + sequence, mask=live, other=0) + piece - first
         _store_piece(
@@ -500,11 +515,12 @@ def shared_prefix_attention(
     """
     heads, head_dim = query.shape[1:]
     kv_heads = cache.keys.shape[2]
-    programs = min(prefixes.items.shape[0] * kv_heads, multiprocessors(query.device) * PROGRAMS_PER_SM)
+    keys, values, copied = key_tiles(cache)
+    programs = min(prefixes.items.shape[0] * kv_heads, multiprocessors(query.device) * 2)
     _shared_kernel[(programs,)](
         query,
-        cache.keys,
-        cache.values,
+        keys,
+        values,
         block_tables,
         context_lens,
         prefixes.items,
@@ -531,6 +547,7 @@ def shared_prefix_attention(
         ONES_=ONES,
         CAPPED=softcap > 0,
         WINDOWED=plan.window > 0,
+        COPIED=copied,
         STAGES_=2,
         num_warps=4,
     )

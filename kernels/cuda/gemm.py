@@ -70,8 +70,10 @@ def _linear_kernel(
 
 
 def tile(rows: int, columns: int) -> tuple[int, int, int, int]:
-    """(outputs, depth, stages, warps) per program; results do not depend on it."""
-    return 32, 256, 4, 4
+    """(outputs, depth, stages, warps) per program, by benchmarks/kernels.py on an H200; results do not depend on it."""
+    if columns >= 16384:
+        return (128, 64, 6, 4) if rows > 16 else (64, 128, 4, 4)
+    return (32, 256, 4, 4) if rows > 16 else (64, 128, 6, 4)
 
 
 def skinny_linear(

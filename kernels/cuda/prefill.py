@@ -9,18 +9,18 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.device import key_tiles
 from kernels.cuda.numerics import KEY_TILE, PIECE
-from kernels.cuda.softmax import LOG2_E, merge_piece, soft_cap, tile_weights
+from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, tile_weights
 from kernels.kv_cache import LayerCache
 
 ONES = 16  # columns of the block of ones that sums the denominator; all come out equal
-STAGES = 3
-WARPS = 8
+STAGES = 5
 
 
 def query_rows(head_dim: int) -> int:
     """Query rows (token, head) per program; results do not depend on it."""
-    return 64 if head_dim > 128 else 128
+    return 128 if 64 < head_dim <= 128 else 64
 
 
 def prefill_tiles(
@@ -71,6 +71,7 @@ def _prefill_kernel(
     ONES: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
+    COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
 ):
     kv_head = tl.program_id(0) % KV_HEADS
@@ -86,7 +87,7 @@ def _prefill_kernel(
     q_offset = (token + row_token).to(tl.int64) * query_stride + (kv_head * GROUP + row % GROUP) * HEAD_DIM
     q_mask = live[:, None] & (dim < HEAD_DIM)[None, :]
     q = tl.load(query + q_offset[:, None] + dim[None, :], mask=q_mask, other=0.0)
-    ones = tl.full([TILE, ONES], 1.0, values.dtype.element_ty)
+    ones = tl.full([TILE, ONES], 1.0, query.dtype.element_ty)
 
     end = position + count  # keys that the last row sees
     start = 0
@@ -99,12 +100,10 @@ def _prefill_kernel(
 
     for first in tl.range(start, end, TILE, num_stages=STAGES_):
         key = first + lane
-        block = tl.load(tables + sequence * table_stride + key // BLOCK_SIZE, mask=key < end, other=0)
-        slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-        offset = ((slot * KV_HEADS + kv_head) * HEAD_DIM)[:, None] + dim[None, :]
-        mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
-        k = tl.load(keys + offset, mask=mask, other=0.0)
-        v = tl.load(values + offset, mask=mask, other=0.0)
+        k, v = load_tile(
+            keys, values, tables + sequence.to(tl.int64) * table_stride, first, end, kv_head,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
+        )  # fmt: skip
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         # Here, where the tensor cores have been waited for. A new piece has no maximum yet: its first decay is zero and
         # clears denominator and sum. Clearing them here would define registers that the tensor cores accumulate in, and
@@ -161,10 +160,11 @@ def prefill_attention(
     heads, head_dim = query.shape[1:]
     kv_heads = cache.keys.shape[2]
     rows = query_rows(head_dim)
+    keys, values, copied = key_tiles(cache)
     _prefill_kernel[(tiles.shape[0] * kv_heads,)](
         query,
-        cache.keys,
-        cache.values,
+        keys,
+        values,
         block_tables,
         tiles,
         out,
@@ -185,6 +185,7 @@ def prefill_attention(
         ONES=ONES,
         CAPPED=softcap > 0,
         WINDOWED=window > 0,
+        COPIED=copied,
         STAGES_=STAGES,
-        num_warps=WARPS,
+        num_warps=rows // 16,
     )

@@ -52,3 +52,26 @@ def merge_piece(top, total, acc, piece_top, piece_total, piece_acc):
     old = tl.exp2(top - base)[:, None]
     new = tl.exp2(piece_top - base)[:, None]
     return new_top, tl.fma(total, old, piece_total * new), tl.fma(acc, old, piece_acc * new)
+
+
+@triton.jit
+def load_tile(
+    keys, values, table, first, end, kv_head, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, COPIED: tl.constexpr,
+):  # fmt: skip
+    """Keys and values [TILE, DIM] of positions first:first + TILE of a block table; zeros (COPIED: stale) from ``end``."""
+    if COPIED:
+        block = tl.load(table + first // BLOCK_SIZE, mask=first < end, other=0)
+        slot = block * BLOCK_SIZE + first % BLOCK_SIZE
+        k = keys.load([slot, kv_head * HEAD_DIM])
+        v = values.load([slot, kv_head * HEAD_DIM])
+    else:
+        key = first + tl.arange(0, TILE)
+        dim = tl.arange(0, DIM)
+        blocks = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
+        slots = blocks.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+        offset = ((slots * KV_HEADS + kv_head) * HEAD_DIM)[:, None] + dim[None, :]
+        mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
+        k = tl.load(keys + offset, mask=mask, other=0.0)
+        v = tl.load(values + offset, mask=mask, other=0.0)
+    return k, v

@@ -173,12 +173,17 @@ def test_scores_are_capped(device: torch.device, dtype: torch.dtype, tolerance: 
 
 
 @pytest.mark.parametrize("block_size", [8, 32, 64])
-def test_any_block_size_gives_the_same(
-    block_size: int, device: torch.device, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_any_block_size(block_size: int, device: torch.device, dtype: torch.dtype, tolerance: float) -> None:
     case = make([100, 270], 4, 2, 64, device, dtype, block_size=block_size)
     assert error(decode(case), expected(case, 1)) < tolerance
     assert error(prefill(case, 9), expected(case, 9)) < tolerance
+
+
+def test_whole_tiles_may_be_copied(device: torch.device) -> None:
+    """Blocks of a whole tile, in a type of 16 bits, go through the tile copy engine where there is one."""
+    case = make([100, 270, 300], 4, 2, 64, device, torch.float16, block_size=64, window=150)
+    assert error(decode(case), expected(case, 1)) < 2e-3
+    assert error(prefill(case, 9), expected(case, 9)) < 2e-3
 
 
 @pytest.mark.parametrize("window", [0, 280])
@@ -216,14 +221,16 @@ def test_unused_rows_of_a_batch_are_left_alone(device: torch.device, dtype: torc
 
 
 @exact
+@pytest.mark.parametrize("block_size", [16, 64])
 @pytest.mark.parametrize("window", [0, 300])
 @pytest.mark.parametrize("softcap", [0.0, 20.0])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (32, 8, 64), (9, 3, 64), (8, 1, 256)])
 def test_a_token_has_the_same_bits_in_decode_prefill_and_chunks(
-    heads: int, kv_heads: int, head_dim: int, softcap: float, window: int, device: torch.device, dtype: torch.dtype
-) -> None:
+    heads: int, kv_heads: int, head_dim: int, softcap: float, window: int, block_size: int, device: torch.device,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
     lengths = [600, 1, 77, 256, 257, 1030, 512]
-    case = make(lengths, heads, kv_heads, head_dim, device, dtype, window=window, softcap=softcap)
+    case = make(lengths, heads, kv_heads, head_dim, device, dtype, block_size, window=window, softcap=softcap)
     whole = prefill(case, max(lengths))
     ends = torch.tensor(lengths).cumsum(0) - 1
     assert torch.equal(decode(case), whole[ends.to(device)])
