@@ -1,6 +1,8 @@
-"""The gated activation of Llama-like feed-forward layers (Shazeer 2020)."""
+"""The gated activations of Llama-like feed-forward layers (Shazeer 2020)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,10 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     Returns:
         [tokens, n] in the same dtype
     """
-    if gate_up.device.type != "cpu":
-        return reference(gate_up)
+    if gate_up.is_cuda:
+        from kernels.cuda import activation as cuda
+
+        return cuda.gated(gate_up, "silu")
     from kernels.cpu import activation as cpu
     from kernels.cpu.numeric import array, use_threads
 
@@ -24,6 +28,21 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     use_threads(out.numel(), per_thread=8192)
     cpu.silu_mul(array(gate_up), array(out))
     return out
+
+
+def gelu_mul(gate_up: torch.Tensor, approximate: Literal["tanh", "none"] = "tanh") -> torch.Tensor:
+    """gelu(gate) * up; arguments and result as in ``silu_mul``."""
+    if gate_up.is_cuda:
+        from kernels.cuda import activation as cuda
+
+        return cuda.gated(gate_up, "gelu_tanh" if approximate == "tanh" else "gelu")
+    return gelu_reference(gate_up, approximate)
+
+
+def gelu_reference(gate_up: torch.Tensor, approximate: Literal["tanh", "none"] = "tanh") -> torch.Tensor:
+    """gelu(gate) * up in torch, in float32."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (F.gelu(gate, approximate=approximate) * up).to(gate_up.dtype)
 
 
 def reference(gate_up: torch.Tensor) -> torch.Tensor:

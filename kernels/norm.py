@@ -17,7 +17,11 @@ def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, 
     Returns:
         [tokens, hidden] in x's dtype
     """
-    if x.device.type != "cpu" or x.shape[1] % 16:
+    if x.is_cuda:
+        from kernels.cuda import norm as cuda
+
+        return cuda.add_rms_norm(x, residual, weight, eps)
+    if x.shape[1] % 16:
         return reference(x, residual, weight, eps)
     from kernels.cpu import norm as cpu
     from kernels.cpu.numeric import array, use_threads

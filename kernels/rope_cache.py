@@ -44,7 +44,12 @@ def rope_and_cache(
         [tokens, heads, head_dim], float32 on the CPU and qkv's dtype elsewhere
     """
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
-    if qkv.device.type != "cpu" or head_dim % 16:
+    if qkv.is_cuda:
+        from kernels.cuda import rope_cache as cuda
+
+        norms = (norm.query, norm.key, norm.eps)
+        return cuda.rope_and_cache(qkv, heads, kv_heads, positions, slots, rotation, norms, cache)
+    if head_dim % 16:
         return reference(qkv, heads, positions, slots, rotation, norm, cache, kv_heads)
     from kernels.cpu import rope_cache as cpu
     from kernels.cpu.numeric import array, use_threads

@@ -1,0 +1,16 @@
+"""Constants that results depend on to the bit. They belong to a run's numerics digest."""
+
+from __future__ import annotations
+
+KEY_TILE = 64  # keys per tensor-core step of attention
+PIECE = 256  # keys per independently computed piece; a multiple of KEY_TILE
+VOCAB_CHUNK = 4096  # logits that one program of the sampler reduces
+
+NUMERICS: dict[str, object] = {
+    "attention": {"kernel": "paged-online-softmax-v1", "key_tile": KEY_TILE, "piece": PIECE},
+    "norm": "row-v1",
+    "rope_cache": "row-v1",
+    "activation": "elementwise-v1",
+    "sample": {"kernel": "gumbel-threshold-v1", "vocab_chunk": VOCAB_CHUNK},
+    "gemm": "sequential-k",
+}
