@@ -17,6 +17,7 @@ FLAGS: Mapping[str, type] = {
     "enable_chunked_prefill": bool,
     "enable_prefix_caching": bool,
     "batch_invariant": bool,
+    "enforce_eager": bool,
     "skip_tokenizer_init": bool,
     "hf_overrides": Mapping,
 }
@@ -44,7 +45,8 @@ class EngineArgs:
         scheduling_policy: order in which waiting requests start.
         enable_chunked_prefill: let one prompt be computed over several steps.
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
-        batch_invariant: make every row's arithmetic independent of its neighbours.
+        batch_invariant: make every row's arithmetic independent of its neighbours; on the CPU it always is.
+        enforce_eager: on CUDA, launch every kernel by itself instead of replaying captured graphs.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
     """
@@ -67,6 +69,7 @@ class EngineArgs:
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
+    enforce_eager: bool = False
     device: str = "auto"
     skip_tokenizer_init: bool = False
 

@@ -15,6 +15,7 @@ import torch
 
 from engine.args import EngineArgs
 from engine.execute.model_runner import ModelRunner
+from engine.execute.runner import Runner
 from engine.generation import GenerationCore, GenerationModel
 from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # Defaults on the CPU: a step long enough that reading the weights is shared, short enough that tokens keep coming.
 CPU_TOKENS, CPU_SEQS, CPU_CACHE = 512, 64, 2048 * MIB
-CUDA_TOKENS, CUDA_SEQS = 8192, 256
+CUDA_TOKENS, CUDA_SEQS, CUDA_SCRATCH = 8192, 256, 2048 * MIB
+LARGE_DEVICE = 60 << 30
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ def build(args: EngineArgs) -> Engine:
         spec = read_spec(config)
         _check_runner(args, spec)
         dtype = choose_dtype(args.dtype, config, device)
+        if device.type == "cuda" and args.batch_invariant:
+            from kernels.cuda.gemm import configure_batch_invariant_gemms
+
+            configure_batch_invariant_gemms()
     with clock.phase("tokenizer"):
         tokenizer = None if args.skip_tokenizer_init else load_tokenizer(files, args.tokenizer)
     if isinstance(spec, EncoderSpec):
@@ -170,7 +176,7 @@ def _generation(
     tokens = args.max_num_batched_tokens or max(
         CPU_TOKENS if cpu else CUDA_TOKENS, 0 if args.enable_chunked_prefill else length
     )
-    seqs = args.max_num_seqs or (CPU_SEQS if cpu else CUDA_SEQS)
+    seqs = args.max_num_seqs or (CPU_SEQS if cpu else cuda_sequences(spec, length, device))
     if not args.enable_chunked_prefill and tokens < length:
         raise ParameterError(
             "max_num_batched_tokens", tokens, f"at least max_model_len={length} while enable_chunked_prefill is off"
@@ -180,9 +186,11 @@ def _generation(
     with clock.phase("load"):
         decoder = Decoder(spec, _checkpoint(args, files, dtype, device), length)
     with clock.phase("cache"):
-        memory = args.kv_cache_memory_bytes or _free_memory(args, device)
+        memory = args.kv_cache_memory_bytes or _free_memory(args, device) - (
+            0 if cpu else _step_memory(spec, tokens, seqs)
+        )
         blocks = cache_blocks(args, spec, dtype, length, seqs, memory)
-        runner = ModelRunner(decoder, blocks, args.block_size, device, args.batch_invariant)
+        runner = _runner(args, decoder, blocks, device, seqs, length)
     limits = Limits(
         max_tokens=tokens,
         max_seqs=seqs,
@@ -195,6 +203,31 @@ def _generation(
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=length, eos_ids=known, seed=args.seed)
     return GenerationCore(model, runner, limits, tokenizer)
+
+
+def _runner(args: EngineArgs, decoder: Decoder, blocks: int, device: torch.device, seqs: int, length: int) -> Runner:
+    if device.type == "cpu":
+        return ModelRunner(decoder, blocks, args.block_size, device)
+    from engine.execute.cuda_runner import CudaModelRunner
+
+    return CudaModelRunner(
+        decoder, blocks, args.block_size, device, max_seqs=seqs, max_len=length, enforce_eager=args.enforce_eager
+    )
+
+
+def cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
+    """Sequences per step on a CUDA device: by its memory, and so that decode attention's scratch stays bounded."""
+    from kernels.cuda.numerics import PIECE
+
+    large = torch.cuda.get_device_properties(device).total_memory > LARGE_DEVICE
+    per_sequence = -(-length // PIECE) * spec.heads * (spec.head_dim + 2) * 4
+    return max(1, min(CUDA_SEQS * 4 if large else CUDA_SEQS, CUDA_SCRATCH // per_sequence))
+
+
+def _step_memory(spec: DecoderSpec, tokens: int, seqs: int) -> int:
+    """Bytes to keep free for a step: activations, logits and scratch, with room for the allocator's gaps."""
+    activations = tokens * 2 * (3 * spec.intermediate_size + 8 * spec.hidden_size + 3 * spec.heads * spec.head_dim)
+    return 2 * activations + seqs * spec.vocab_size * 8 + CUDA_SCRATCH
 
 
 def cache_blocks(args: EngineArgs, spec: DecoderSpec, dtype: torch.dtype, length: int, seqs: int, memory: int) -> int:

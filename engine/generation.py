@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
-from engine.execute.model_runner import ModelRunner, StepResult
+from engine.execute.runner import Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
 from engine.schedule.plan import StepPlan
@@ -54,9 +54,7 @@ class _Generation:
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
-    def __init__(
-        self, model: GenerationModel, runner: ModelRunner, limits: Limits, tokenizer: Tokenizer | None
-    ) -> None:
+    def __init__(self, model: GenerationModel, runner: Runner, limits: Limits, tokenizer: Tokenizer | None) -> None:
         self.model = model
         self.runner = runner
         self.scheduler = Scheduler(limits)

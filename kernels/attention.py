@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
 from kernels.kv_cache import LayerCache, gather
+
+if TYPE_CHECKING:
+    from kernels.cuda.decode import DecodePlan
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,24 @@ class AttentionBatch:
         return torch.tensor(rows, dtype=torch.int32)
 
 
+@dataclass(frozen=True)
+class CudaAttentionBatch:
+    """The same on a CUDA device: ``decoding`` sequences with one query each, then the queries that ``tiles`` names."""
+
+    decoding: int
+    decode_tables: torch.Tensor  # [decoding, blocks] int32
+    plan: DecodePlan
+    prefill_tables: torch.Tensor | None = None  # [sequences, blocks] int32
+    tiles: torch.Tensor | None = None  # [tiles, 4] int32, query tokens counted from the first after the decoding ones
+
+
 def paged_attention(
-    query: torch.Tensor, cache: LayerCache, batch: AttentionBatch, scale: float, window: int, dtype: torch.dtype
+    query: torch.Tensor,
+    cache: LayerCache,
+    batch: AttentionBatch | CudaAttentionBatch,
+    scale: float,
+    window: int,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """Causal attention of every query of a step with the cached keys of its sequence.
 
@@ -53,6 +73,8 @@ def paged_attention(
     Returns:
         [tokens, heads, head_dim]
     """
+    if isinstance(batch, CudaAttentionBatch):
+        return _on_cuda(query, cache, batch, scale, window)
     if query.device.type != "cpu":
         return reference(query, cache, batch, scale, window).to(dtype)
     from kernels.cpu import attention as cpu
@@ -71,6 +93,20 @@ def paged_attention(
         scale,
         array(out),
     )
+    return out
+
+
+def _on_cuda(
+    query: torch.Tensor, cache: LayerCache, batch: CudaAttentionBatch, scale: float, window: int
+) -> torch.Tensor:
+    from kernels.cuda.decode import decode_attention
+    from kernels.cuda.prefill import prefill_attention
+
+    out, count = torch.empty_like(query), batch.decoding
+    if count:
+        decode_attention(query[:count], cache, batch.decode_tables, batch.plan, scale, 0.0, out[:count])
+    if batch.tiles is not None and batch.prefill_tables is not None:
+        prefill_attention(query[count:], cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out[count:])
     return out
 
 

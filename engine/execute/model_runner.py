@@ -1,13 +1,13 @@
-"""Runs step plans on the device: lays tokens out, computes the model, samples."""
+"""Runs step plans on the CPU: lays tokens out, computes the model, samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
-from engine.execute.sampler import RawLogprobs, Sample, raw_logprobs, sample
+from engine.execute.runner import StepResult
+from engine.execute.sampler import RawLogprobs, raw_logprobs, sample
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -18,25 +18,14 @@ from kernels.kv_cache import LayerCache, allocate
 PROMPT_LOGITS_ROWS = 64  # rows of logits held at a time for prompt_logprobs
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What a step produced: a token for each slice that samples, and log-probabilities of prompt tokens."""
-
-    samples: Mapping[Request, Sample]
-    prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
-
-
 class ModelRunner:
     """Owns the model and the KV cache's tensors."""
 
-    def __init__(
-        self, model: Decoder, blocks: int, block_size: int, device: torch.device, batch_invariant: bool = True
-    ) -> None:
+    def __init__(self, model: Decoder, blocks: int, block_size: int, device: torch.device) -> None:
         spec = model.spec
         self.model = model
         self.block_size = block_size
         self.device = device
-        self.batch_invariant = batch_invariant
         self.caches: list[LayerCache] = [
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
@@ -52,7 +41,7 @@ class ModelRunner:
             length = part.stop - part.start
             ends[part.request] = at + length - 1
             if part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1:
-                scored[part.request] = self._prompt_logprobs(hidden[at : at + length], part)
+                scored[part.request] = score_prompt(self.model, hidden[at : at + length], part)
             at += length
         if not sampling:
             return StepResult({}, scored)
@@ -95,15 +84,16 @@ class ModelRunner:
             attention=AttentionBatch(starts, [part.stop for part in plan.slices], tables.to(self.device)),
         )
 
-    def _prompt_logprobs(self, hidden: torch.Tensor, part: Slice) -> list[RawLogprobs]:
-        """Log-probabilities of the prompt tokens that follow the slice's own, a bounded number of rows at a time."""
-        request = part.request
-        count = request.params.prompt_logprobs
-        assert count is not None
-        targets = request.prompt[part.start + 1 : part.stop + 1]
-        scored: list[RawLogprobs] = []
-        for first in range(0, len(targets), PROMPT_LOGITS_ROWS):
-            chunk = targets[first : first + PROMPT_LOGITS_ROWS]
-            logits = self.model.logits(hidden[first : first + len(chunk)])
-            scored += [raw_logprobs(row, token, count) for row, token in zip(logits, chunk, strict=True)]
-        return scored
+
+def score_prompt(model: Decoder, hidden: torch.Tensor, part: Slice) -> list[RawLogprobs]:
+    """Log-probabilities of the prompt tokens that follow the slice's own, a bounded number of rows at a time."""
+    request = part.request
+    count = request.params.prompt_logprobs
+    assert count is not None
+    targets = request.prompt[part.start + 1 : part.stop + 1]
+    scored: list[RawLogprobs] = []
+    for first in range(0, len(targets), PROMPT_LOGITS_ROWS):
+        chunk = targets[first : first + PROMPT_LOGITS_ROWS]
+        logits = model.logits(hidden[first : first + len(chunk)])
+        scored += [raw_logprobs(row, token, count) for row, token in zip(logits, chunk, strict=True)]
+    return scored

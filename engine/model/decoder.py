@@ -11,7 +11,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.rope import rotation_tables
 from engine.model.spec import DecoderSpec
 from kernels.activation import silu_mul
-from kernels.attention import AttentionBatch, paged_attention
+from kernels.attention import AttentionBatch, CudaAttentionBatch, paged_attention
 from kernels.kv_cache import LayerCache
 from kernels.linear import PackedLinear
 from kernels.norm import add_rms_norm
@@ -25,7 +25,7 @@ class DecoderBatch:
     tokens: torch.Tensor  # [tokens] int64
     positions: torch.Tensor  # [tokens] int64
     slots: torch.Tensor  # [tokens] int64
-    attention: AttentionBatch
+    attention: AttentionBatch | CudaAttentionBatch
 
 
 @dataclass(frozen=True)

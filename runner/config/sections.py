@@ -45,6 +45,7 @@ class NativeEngine(Section):
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
+    enforce_eager: bool = False
     skip_tokenizer_init: bool = False
 
 

@@ -1,0 +1,29 @@
+"""What the engine asks of a model runner; there is one for the CPU and one for CUDA devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.execute.sampler import RawLogprobs, Sample
+from engine.schedule.plan import StepPlan
+from engine.schedule.request import Request
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step produced: a token for each slice that samples, and log-probabilities of prompt tokens."""
+
+    samples: Mapping[Request, Sample]
+    prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """Owns the model and the KV cache's tensors."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute one step."""
+
+    def numerics(self) -> Mapping[str, str]:
+        """What the tokens depend on beside weights and requests."""
