@@ -30,7 +30,7 @@ SHARED_ROWS = 64  # query rows of a shared-prefix program
 
 def programs_per_sm(head_dim: int) -> int:
     """Programs that one multiprocessor holds at a time; results do not depend on it."""
-    return 5 if head_dim <= 64 else 3 if head_dim <= 128 else 1
+    return 5 if head_dim <= 64 else 2 if head_dim <= 128 else 1
 
 
 @dataclass(frozen=True)
@@ -246,18 +246,6 @@ def _finish_piece(
 
 
 @triton.jit
-def _load_query(
-    query, items, unit, stride, mask, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    ROWS: tl.constexpr, DIM: tl.constexpr, exists,
-):  # fmt: skip
-    """The queries [ROWS, DIM] of a unit of work, zeros if there is no such unit."""
-    sequence = tl.load(items + unit // KV_HEADS * 4, mask=exists, other=0)
-    head = unit % KV_HEADS * GROUP + tl.arange(0, ROWS)
-    offset = (sequence.to(tl.int64) * stride + head * HEAD_DIM)[:, None] + tl.arange(0, DIM)[None, :]
-    return tl.load(query + offset, mask=mask & exists, other=0.0)
-
-
-@triton.jit
 def _decode_kernel(
     query,  # [sequences, heads, head_dim]
     keys,  # [blocks, block_size, kv_heads, head_dim]
@@ -303,20 +291,14 @@ def _decode_kernel(
     acc = tl.zeros([DIM, ROWS], tl.float32)
     program, programs = tl.program_id(0), tl.num_programs(0)
     units = tl.maximum((tl.load(counts) * KV_HEADS - program + programs - 1) // programs, 0)
-    q = _load_query(query, items, program, query_stride, mask, KV_HEADS, GROUP, HEAD_DIM, ROWS, DIM, units > 0)
-    next_q = q
     for t in tl.range(0, units * TILES, num_stages=STAGES_):
         unit = program + t // TILES * programs
         head = unit % KV_HEADS * GROUP
         record = items + unit // KV_HEADS * 4
         sequence, piece, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
         first = piece * PIECE_ + t % TILES * TILE
-        if t % TILES == 0:  # this piece's queries were loaded while the one before was computed
-            q = next_q
-            next_q = _load_query(
-                query, items, unit + programs, query_stride, mask, KV_HEADS, GROUP, HEAD_DIM, ROWS, DIM,
-                t + TILES < units * TILES,
-            )  # fmt: skip
+        q_offset = (sequence.to(tl.int64) * query_stride + (head + row) * HEAD_DIM)[:, None] + dim[None, :]
+        q = tl.load(query + q_offset, mask=mask, other=0.0)
         k, v = load_tile(
             keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, unit % KV_HEADS,
             KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
