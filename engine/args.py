@@ -39,7 +39,7 @@ class EngineArgs:
         hf_overrides: entries that replace those of the model's config.
         kv_cache_memory_bytes: size of the KV cache; ``None`` sizes it from free memory.
         gpu_memory_utilization: share of the device's memory that the engine may use.
-        block_size: tokens in one KV cache block.
+        block_size: tokens in one KV cache block; ``None`` is 16 on the CPU and 64, what the copy engine takes, on CUDA.
         max_num_batched_tokens: tokens in one step; ``None`` lets the device decide.
         max_num_seqs: sequences in one step; ``None`` lets the device decide.
         scheduling_policy: order in which waiting requests start.
@@ -62,7 +62,7 @@ class EngineArgs:
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
-    block_size: int = 16
+    block_size: int | None = None
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
     scheduling_policy: str = "fcfs"
@@ -95,7 +95,7 @@ class EngineArgs:
                 raise ParameterError(name, value, "an integer of at least 1, or None")
         if not _is_int(self.seed):
             raise ParameterError("seed", self.seed, "an integer")
-        if self.block_size not in BLOCK_SIZES:
+        if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             raise ParameterError("block_size", self.block_size, f"one of {', '.join(map(str, BLOCK_SIZES))}")
         share = self.gpu_memory_utilization
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:

@@ -26,16 +26,20 @@ from engine.model.weights import iter_weights, read_config, read_generation_conf
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
 from engine.schedule.scheduler import Limits
+from engine.sizes import (
+    CPU_TOKENS,
+    CUDA_SEQS,
+    CUDA_TOKENS,
+    Sizes,
+    cache_blocks,
+    cache_memory,
+    choose_sizes,
+    model_length,
+)
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MIB = 1 << 20
-# Defaults on the CPU: a step long enough that reading the weights is shared, short enough that tokens keep coming.
-CPU_TOKENS, CPU_SEQS, CPU_CACHE = 512, 64, 2048 * MIB
-CUDA_TOKENS, CUDA_SEQS, CUDA_SCRATCH = 8192, 256, 2048 * MIB
-LARGE_DEVICE = 60 << 30
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def _pooling(
     clock: _Clock,
 ) -> PoolingCore:
     own = _sentence_length(files) or spec.max_position
-    length = _model_length(args.max_model_len, own, spec.max_position)
+    length = model_length(args.max_model_len, own, spec.max_position)
     spec = replace(spec, pooling=_pooling_mode(files))
     with clock.phase("load"):
         encoder = Encoder(spec, _checkpoint(args, files, dtype, device, prefix="bert."))
@@ -171,98 +175,42 @@ def _generation(
     eos: frozenset[int],
     clock: _Clock,
 ) -> GenerationCore:
-    length = _model_length(args.max_model_len, spec.max_position, spec.max_position)
-    cpu = device.type == "cpu"
-    tokens = args.max_num_batched_tokens or max(
-        CPU_TOKENS if cpu else CUDA_TOKENS, 0 if args.enable_chunked_prefill else length
-    )
-    seqs = args.max_num_seqs or (CPU_SEQS if cpu else cuda_sequences(spec, length, device))
-    if not args.enable_chunked_prefill and tokens < length:
-        raise ParameterError(
-            "max_num_batched_tokens", tokens, f"at least max_model_len={length} while enable_chunked_prefill is off"
-        )
+    sizes = choose_sizes(args, spec, device)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
-        cache_blocks(args, spec, dtype, length, seqs, args.kv_cache_memory_bytes)
+        cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
     with clock.phase("load"):
-        decoder = Decoder(spec, _checkpoint(args, files, dtype, device), length)
+        decoder = Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
-        memory = args.kv_cache_memory_bytes or _free_memory(args, device) - (
-            0 if cpu else _step_memory(spec, tokens, seqs)
-        )
-        blocks = cache_blocks(args, spec, dtype, length, seqs, memory)
-        runner = _runner(args, decoder, blocks, device, seqs, length)
+        blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
+        runner = _runner(args, decoder, blocks, sizes, device)
     limits = Limits(
-        max_tokens=tokens,
-        max_seqs=seqs,
+        max_tokens=sizes.tokens,
+        max_seqs=sizes.seqs,
         blocks=blocks,
-        block_size=args.block_size,
+        block_size=sizes.block_size,
         chunked_prefill=args.enable_chunked_prefill,
         prefix_caching=args.enable_prefix_caching,
         policy="priority" if args.scheduling_policy == "priority" else "fcfs",
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
-    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=length, eos_ids=known, seed=args.seed)
+    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)
     return GenerationCore(model, runner, limits, tokenizer)
 
 
-def _runner(args: EngineArgs, decoder: Decoder, blocks: int, device: torch.device, seqs: int, length: int) -> Runner:
+def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
     if device.type == "cpu":
-        return ModelRunner(decoder, blocks, args.block_size, device)
+        return ModelRunner(decoder, blocks, sizes.block_size, device)
     from engine.execute.cuda_runner import CudaModelRunner
 
     return CudaModelRunner(
-        decoder, blocks, args.block_size, device, max_seqs=seqs, max_len=length, enforce_eager=args.enforce_eager
+        decoder,
+        blocks,
+        sizes.block_size,
+        device,
+        max_seqs=sizes.seqs,
+        max_len=sizes.length,
+        enforce_eager=args.enforce_eager,
     )
-
-
-def cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
-    """Sequences per step on a CUDA device: by its memory, and so that decode attention's scratch stays bounded."""
-    from kernels.cuda.numerics import PIECE
-
-    large = torch.cuda.get_device_properties(device).total_memory > LARGE_DEVICE
-    per_sequence = -(-length // PIECE) * spec.heads * (spec.head_dim + 2) * 4
-    return max(1, min(CUDA_SEQS * 4 if large else CUDA_SEQS, CUDA_SCRATCH // per_sequence))
-
-
-def _step_memory(spec: DecoderSpec, tokens: int, seqs: int) -> int:
-    """Bytes to keep free for a step: activations, logits and scratch, with room for the allocator's gaps."""
-    activations = tokens * 2 * (3 * spec.intermediate_size + 8 * spec.hidden_size + 3 * spec.heads * spec.head_dim)
-    return 2 * activations + seqs * spec.vocab_size * 8 + CUDA_SCRATCH
-
-
-def cache_blocks(args: EngineArgs, spec: DecoderSpec, dtype: torch.dtype, length: int, seqs: int, memory: int) -> int:
-    """Blocks of the KV cache: as many as ``memory`` bytes hold, but no more than all sequences can fill.
-
-    Raises:
-        ParameterError: not even one sequence of ``length`` tokens fits.
-    """
-    from kernels.kv_cache import bytes_per_block
-
-    size = bytes_per_block(args.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
-    per_sequence = -(-length // args.block_size)
-    if memory // size < per_sequence:
-        fits = memory // size * args.block_size
-        raise ParameterError(
-            "max_model_len",
-            length,
-            f"at most {fits} with a KV cache of {memory / MIB:.1f} MiB: one sequence of {length} tokens needs "
-            f"kv_cache_memory_bytes={per_sequence * size} ({per_sequence * size / MIB:.1f} MiB)",
-        )
-    return min(memory // size, per_sequence * seqs)
-
-
-def _free_memory(args: EngineArgs, device: torch.device) -> int:
-    """Bytes that the KV cache may take."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return int(free - total * (1 - args.gpu_memory_utilization))
-    return int(min(CPU_CACHE, psutil.virtual_memory().available * 0.5))
-
-
-def _model_length(asked: int | None, default: int, limit: int) -> int:
-    if asked is not None and asked > limit:
-        raise ParameterError("max_model_len", asked, f"at most {limit}, the positions that the model has")
-    return asked or default
 
 
 def _sentence_length(files: ModelFiles) -> int | None:

@@ -96,7 +96,6 @@ class CudaModelRunner:
         self._plan = allocate_plan(max_seqs, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
         self._unshared = torch.zeros(max_seqs, dtype=torch.int32, device=device)
         self._graphs: dict[tuple[int, bool], DecodeGraph] = {}
-        self._seen: set[tuple[int, bool]] = set()
         self._pool = torch.cuda.graph_pool_handle()
 
     @torch.inference_mode()
@@ -150,26 +149,20 @@ class CudaModelRunner:
         return drawn
 
     def _replay(self, parts: Sequence[Slice]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and tokens of a step that only decodes.
-
-        The first step of a bucket runs launch by launch, which compiles and loads its kernels; the second is captured.
-        """
+        """Logits and tokens of a step that only decodes; the first of its bucket is captured on the way."""
         key = (bucket_of(len(parts), self.max_seqs), _filtered(parts))
         graph = self._graphs.get(key)
         if graph is None:
-            inputs = self._inputs(parts, key[0])
-            if key not in self._seen:
-                self._seen.add(key)
-                return self._decode(inputs, key[1])
-            graph = self._graphs[key] = self._capture(inputs, key[1])
+            graph = self._graphs[key] = self._capture(self._inputs(parts, key[0]), key[1])
         else:
             self._fill(graph.inputs, parts)
         graph.graph.replay()
         return graph.logits, graph.tokens
 
     def _capture(self, inputs: StepInputs, filtered: bool) -> DecodeGraph:
+        # Relaxed: kernels that this bucket needs first may be compiled and loaded while it is captured.
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="relaxed"):
             logits, tokens = self._decode(inputs, filtered)
         return DecodeGraph(graph, inputs, logits, tokens)
 
@@ -247,20 +240,15 @@ class CudaModelRunner:
     def _fill(self, inputs: StepInputs, parts: Sequence[Slice]) -> None:
         """Send the step's numbers to the device; padding samples greedily from a row that nobody owns."""
         padding = inputs.ints.shape[1] - len(parts)
-        requests = [part.request for part in parts]
-        ints = (
-            [request.tokens(part.stop - 1, part.stop)[0] for request, part in zip(requests, parts, strict=True)],
-            [part.stop - 1 for part in parts],
-            [self._rows[request][0] for request in requests],
-            [request.seed for request in requests],
-            [max(request.params.top_k, 0) for request in requests],
-        )
-        floats = [[getattr(request.params, name) for request in requests] for name in FLOATS]
-        fill_ints, fill_floats = (0, 0, self.max_seqs, 0, 0), (0.0, 1.0, 0.0)
-        padded = [[*line, *([fill] * padding)] for line, fill in zip(ints, fill_ints, strict=True)]
-        inputs.ints.copy_(torch.tensor(padded).pin_memory(), non_blocking=True)
-        padded_floats = [[*line, *([fill] * padding)] for line, fill in zip(floats, fill_floats, strict=True)]
-        inputs.floats.copy_(torch.tensor(padded_floats).pin_memory(), non_blocking=True)
+        ints = [
+            (p.request.tokens(p.stop - 1, p.stop)[0], p.stop - 1, self._rows[p.request][0], p.request.seed, _top_k(p))
+            for p in parts
+        ]
+        ints += [(0, 0, self.max_seqs, 0, 0)] * padding
+        floats = [(p.request.params.temperature, p.request.params.top_p, p.request.params.min_p) for p in parts]
+        floats += [(0.0, 1.0, 0.0)] * padding
+        inputs.ints.copy_(torch.tensor(ints).T.contiguous().pin_memory(), non_blocking=True)
+        inputs.floats.copy_(torch.tensor(floats, dtype=torch.float32).T.contiguous().pin_memory(), non_blocking=True)
 
     def _sampling_rows(self, named: Mapping[str, torch.Tensor]) -> SamplingRows:
         return SamplingRows(
@@ -276,6 +264,10 @@ class CudaModelRunner:
 def _decodes(part: Slice) -> bool:
     """Whether the slice is one token whose successor is drawn, and no logits of the prompt are asked for."""
     return part.stop - part.start == 1 and part.samples and part.request.params.prompt_logprobs is None
+
+
+def _top_k(part: Slice) -> int:
+    return max(part.request.params.top_k, 0)
 
 
 def _filtered(parts: Sequence[Slice]) -> bool:

@@ -1,0 +1,102 @@
+"""How much a step and the KV cache hold: what the arguments ask for, else what the device affords."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from engine.args import EngineArgs
+from engine.model.spec import DecoderSpec
+from engine.params import ParameterError
+from kernels.kv_cache import bytes_per_block
+
+MIB = 1 << 20
+# On the CPU: a step long enough that reading the weights is shared, short enough that tokens keep coming.
+CPU_TOKENS, CPU_SEQS, CPU_BLOCK, CPU_CACHE = 512, 64, 16, 2048 * MIB
+# On CUDA: blocks that the copy engine takes whole; the sequences are those of a device under LARGE_DEVICE bytes.
+CUDA_TOKENS, CUDA_SEQS, CUDA_BLOCK, CUDA_SCRATCH = 8192, 256, 64, 2048 * MIB
+LARGE_DEVICE = 60 << 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Limits of the engine, in tokens and sequences."""
+
+    length: int
+    tokens: int
+    seqs: int
+    block_size: int
+
+
+def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> Sizes:
+    """The engine's limits.
+
+    Raises:
+        ParameterError: they contradict each other or the model; the message says what is allowed.
+    """
+    length, cpu = model_length(args.max_model_len, spec.max_position, spec.max_position), device.type == "cpu"
+    whole = 0 if args.enable_chunked_prefill else length
+    tokens = args.max_num_batched_tokens or max(CPU_TOKENS if cpu else CUDA_TOKENS, whole)
+    if tokens < whole:
+        raise ParameterError(
+            "max_num_batched_tokens", tokens, f"at least max_model_len={length} while enable_chunked_prefill is off"
+        )
+    return Sizes(
+        length=length,
+        tokens=tokens,
+        seqs=args.max_num_seqs or (CPU_SEQS if cpu else _cuda_sequences(spec, length, device)),
+        block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
+    )
+
+
+def model_length(asked: int | None, default: int, limit: int) -> int:
+    """``max_model_len``: what is asked for, up to the positions that the model has."""
+    if asked is not None and asked > limit:
+        raise ParameterError("max_model_len", asked, f"at most {limit}, the positions that the model has")
+    return asked or default
+
+
+def cache_blocks(sizes: Sizes, spec: DecoderSpec, dtype: torch.dtype, memory: int) -> int:
+    """Blocks of the KV cache: as many as ``memory`` bytes hold, but no more than all sequences can fill.
+
+    Raises:
+        ParameterError: not even one sequence of the greatest length fits.
+    """
+    size = bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
+    per_sequence = -(-sizes.length // sizes.block_size)
+    if memory // size < per_sequence:
+        fits = max(0, memory // size * sizes.block_size)
+        raise ParameterError(
+            "max_model_len",
+            sizes.length,
+            f"at most {fits} with a KV cache of {memory / MIB:.1f} MiB: one sequence of {sizes.length} tokens needs "
+            f"kv_cache_memory_bytes={per_sequence * size} ({per_sequence * size / MIB:.1f} MiB)",
+        )
+    return min(memory // size, per_sequence * sizes.seqs)
+
+
+def cache_memory(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, device: torch.device) -> int:
+    """Bytes for the KV cache: what is asked for, else what is free once the weights are loaded."""
+    if args.kv_cache_memory_bytes is not None:
+        return args.kv_cache_memory_bytes
+    if device.type == "cpu":
+        return int(min(CPU_CACHE, psutil.virtual_memory().available * 0.5))
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free - total * (1 - args.gpu_memory_utilization)) - _step_memory(spec, sizes)
+
+
+def _cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
+    """Sequences per step on a CUDA device: by its memory, and so that decode attention's scratch stays bounded."""
+    from kernels.cuda.numerics import PIECE
+
+    large = torch.cuda.get_device_properties(device).total_memory > LARGE_DEVICE
+    per_sequence = -(-length // PIECE) * spec.heads * (spec.head_dim + 2) * 4
+    return max(1, min(CUDA_SEQS * 4 if large else CUDA_SEQS, CUDA_SCRATCH // per_sequence))
+
+
+def _step_memory(spec: DecoderSpec, sizes: Sizes) -> int:
+    """Bytes to keep free for a step: activations, logits and scratch, with room for the allocator's gaps."""
+    width = 3 * spec.intermediate_size + 8 * spec.hidden_size + 3 * spec.heads * spec.head_dim
+    return 4 * sizes.tokens * width + sizes.seqs * spec.vocab_size * 8 + CUDA_SCRATCH
