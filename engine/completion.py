@@ -27,12 +27,14 @@ class Completion:
                 tokenizer, request.prompt, params.skip_special_tokens, params.spaces_between_special_tokens
             )
         self._streamed = ""
+        self._accepted = 0
         self._cut: int | None = None
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative = 0.0
 
     def accept(self, sample: Sample) -> StopMatch | None:
-        """Book the token just appended to the request; returns the stop string that it completes, if any."""
+        """Book the request's next token; returns the stop string that it completes, if any."""
+        self._accepted += 1
         if sample.logprobs is not None:
             self._cumulative += sample.logprobs.logprob
             self._logprobs.append(named_logprobs(sample.logprobs, self._tokenizer))
@@ -42,7 +44,7 @@ class Completion:
         if self.request.finish_reason is not None:
             new += self._stream.flush()
         self._streamed += new
-        if len(self.request.output) <= self.request.params.min_tokens:
+        if self._accepted <= self.request.params.min_tokens:
             return None
         match = self._stops.find(self._streamed, len(new)) if new else None
         if match is not None:

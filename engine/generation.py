@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
-from engine.execute.runner import Runner, StepResult
+from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
 from engine.schedule.plan import StepPlan
@@ -51,6 +51,15 @@ class _Generation:
         return all(c.request.status is Status.FINISHED for c in self.completions)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A launched batch."""
+
+    plan: StepPlan
+    launched: Launched
+    start: float
+
+
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
@@ -63,6 +72,8 @@ class GenerationCore:
         self._completions: dict[Request, Completion] = {}
         self._next_index = 0
         self._ready = time.monotonic()
+        self._booked = self._ready
+        self._launched: _Step | None = None
         self._timeline = Timeline()
         self._totals = EngineStats()
 
@@ -97,23 +108,45 @@ class GenerationCore:
             self.scheduler.add(request)
 
     def step(self) -> list[RequestOutput]:
-        """Compute one batch; returns the outputs that it finished."""
+        """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
+
+        Where the runner runs ahead, the device computes the new batch while this method books the old one. A batch
+        whose tokens must be known before the next one can be planned is finished at once.
+        """
         plan = self.scheduler.schedule()
-        if not plan.slices:
-            return []
+        launched = self._launch(plan) if plan.slices else None
+        outputs = self._finish_launched()
+        self._launched = launched
+        if launched is not None and not self.runner.runs_ahead(plan):
+            outputs += self._finish_launched()
+        return outputs
+
+    def _launch(self, plan: StepPlan) -> _Step:
         start = time.monotonic()
         for part in plan.slices:
             generation = self._generations[part.request]
             generation.scheduled = generation.scheduled or start
-        result = self.runner.execute(plan)
+        step = _Step(plan, self.runner.launch(plan), start)
+        self.scheduler.advance(plan)
+        return step
+
+    def _finish_launched(self) -> list[RequestOutput]:
+        """Wait for the launched batch, if there is one, and book it."""
+        step, self._launched = self._launched, None
+        if step is None:
+            return []
+        result = step.launched.result()
         now = time.monotonic()
-        self.scheduler.update(plan, {request: sample.token for request, sample in result.samples.items()})
-        self._book(result, now)
-        self._count(plan, result, now, now - start)
-        return self._collect(result)
+        alive = {request for request in result.samples if request.status is not Status.FINISHED}
+        self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
+        self._book(step.plan, result, alive, now)
+        self._count(step.plan, alive, now, now - max(step.start, self._booked))
+        self._booked = now
+        return self._collect(alive)
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
+        self._finish_launched()
         for request in list(self._generations):
             self.scheduler.finish(request, "abort")
         self._generations.clear()
@@ -172,29 +205,28 @@ class GenerationCore:
             leader=leader,
         )
 
-    def _book(self, result: StepResult, now: float) -> None:
+    def _book(self, plan: StepPlan, result: StepResult, alive: set[Request], now: float) -> None:
         """Follow up on the step's tokens: times, text, stop strings, log-probabilities of prompts."""
-        for request, scored in result.prompt_logprobs.items():
-            generation = self._generations[request]
-            if request.child == 0:
-                known = len(generation.prompt_logprobs)
-                done = min(request.computed, len(request.prompt) - 1) + 1 - len(scored)
+        for part in plan.slices:
+            scored = result.prompt_logprobs.get(part.request)
+            if scored and part.request in self._generations:
+                known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
-                fresh = scored[max(0, known - done) :]
-                generation.prompt_logprobs += [named_logprobs(raw, self.tokenizer) for raw in fresh]
-        for request, sample in result.samples.items():
+                fresh = scored[max(0, len(known) - (part.start + 1)) :]
+                known += [named_logprobs(raw, self.tokenizer) for raw in fresh]
+        for request in alive:
             generation = self._generations[request]
             generation.first_token = generation.first_token or now
             generation.last_token = now
-            match = self._completions[request].accept(sample)
+            match = self._completions[request].accept(result.samples[request])
             if match is not None:
                 self.scheduler.finish(request, "stop", match.stop)
                 request.finish_reason, request.stop_reason = "stop", match.stop
 
-    def _collect(self, result: StepResult) -> list[RequestOutput]:
-        """Outputs of the generations that are finished now."""
+    def _collect(self, requests: Iterable[Request]) -> list[RequestOutput]:
+        """Outputs of the generations that are finished now, in order of arrival."""
         outputs = []
-        for request in result.samples:
+        for request in sorted(requests, key=lambda request: (request.index, request.child)):
             generation = self._generations.get(request)
             if generation is not None and generation.finished:
                 outputs.append(self._output(generation))
@@ -220,7 +252,7 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, plan: StepPlan, result: StepResult, now: float, seconds: float) -> None:
+    def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
         old, pool = self._totals, self.scheduler.pool
         started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
         self._totals = replace(
@@ -229,8 +261,8 @@ class GenerationCore:
             prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
             cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
             computed_tokens=old.computed_tokens + plan.tokens,
-            output_tokens=old.output_tokens + len(result.samples),
-            finished_requests=old.finished_requests + sum(r.status is Status.FINISHED for r in result.samples),
+            output_tokens=old.output_tokens + len(alive),
+            finished_requests=old.finished_requests + sum(r.status is Status.FINISHED for r in alive),
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,

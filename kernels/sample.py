@@ -41,7 +41,7 @@ class Sampled:
     ranks: torch.Tensor  # [rows] int32, 1 is the likeliest; tokens of equal logits share the better rank
 
 
-def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> Sampled:
+def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: bool = True) -> Sampled:
     """Draw a token per row.
 
     Penalties, temperature, min_p, top_k, top_p, then Gumbel-max with noise from (seed, position, token). A filter keeps all
@@ -51,11 +51,12 @@ def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> Sampled:
         logits: [rows, vocab], any float type; -inf forbids a token.
         rows: parameters.
         filtered: whether any row has top_k, top_p or min_p; decided on the host, since it chooses the kernels.
+        ranked: whether ranks are wanted; on CUDA they are 1 otherwise.
     """
     if logits.is_cuda:
         from kernels.cuda import sample as cuda
 
-        return cuda.sample(logits, rows, filtered)
+        return cuda.sample(logits, rows, filtered, ranked)
     return reference(logits, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +19,17 @@ from kernels.kv_cache import LayerCache, allocate
 PROMPT_LOGITS_ROWS = 64  # rows of logits held at a time for prompt_logprobs
 
 
+@dataclass(frozen=True)
+class Done:
+    """A step that is computed already."""
+
+    value: StepResult
+
+    def result(self) -> StepResult:
+        """The step's result."""
+        return self.value
+
+
 class ModelRunner:
     """Owns the model and the KV cache's tensors."""
 
@@ -30,9 +42,16 @@ class ModelRunner:
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
 
+    def launch(self, plan: StepPlan) -> Done:
+        """Compute one step; it is done on return."""
+        return Done(self._execute(plan))
+
+    def runs_ahead(self, plan: StepPlan) -> bool:
+        """Never: the CPU that would plan the next step is the one that computes this one."""
+        return False
+
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute one step."""
+    def _execute(self, plan: StepPlan) -> StepResult:
         sampling = [part for part in plan.slices if part.samples]
         hidden = self.model.hidden_states(self._batch(plan), self.caches)  # [tokens, hidden]
         ends, at = {}, 0

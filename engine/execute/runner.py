@@ -19,11 +19,21 @@ class StepResult:
     prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
 
 
+class Launched(Protocol):
+    """A step that is being computed."""
+
+    def result(self) -> StepResult:
+        """Wait for the step and give its result."""
+
+
 class Runner(Protocol):
     """Owns the model and the KV cache's tensors."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute one step."""
+    def launch(self, plan: StepPlan) -> Launched:
+        """Start one step; steps run in the order of their launches."""
+
+    def runs_ahead(self, plan: StepPlan) -> bool:
+        """Whether another step may be launched before this one's tokens are known."""
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""

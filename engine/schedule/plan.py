@@ -12,16 +12,15 @@ from engine.schedule.request import Request
 class Slice:
     """A request's share of a step: its tokens at positions ``start`` to ``stop``.
 
-    ``samples``: the slice ends at the request's last token, so the step draws the next one.
+    ``samples``: the slice ends at the request's last token, so the step draws the next one. ``epoch`` counts the
+    request's preemptions before the slice: a slice of an earlier epoch computed blocks that the request no longer has.
     """
 
     request: Request
     start: int
     stop: int
-
-    @property
-    def samples(self) -> bool:
-        return self.stop == self.request.total
+    samples: bool
+    epoch: int
 
 
 @dataclass(frozen=True)

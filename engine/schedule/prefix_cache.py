@@ -36,11 +36,11 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def publish(self, request: Request, first: int) -> None:
-        """Seal the request's full and computed blocks from number ``first`` on."""
+    def publish(self, request: Request, first: int, tokens: int) -> None:
+        """Seal the request's blocks from number ``first`` on that the first ``tokens`` tokens fill."""
         if not self.enabled:
             return
-        for number in range(first, request.computed // self._block_size):
+        for number in range(first, tokens // self._block_size):
             self._pool.seal(request.blocks[number], self._hash(request, number))
 
     def _hash(self, request: Request, number: int) -> bytes:

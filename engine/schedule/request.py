@@ -7,6 +7,8 @@ from enum import Enum
 
 from engine.params import SamplingParams
 
+PENDING = -1  # in ``output``: a token that a launched step is still drawing
+
 
 class Status(Enum):
     """Where a request is in its life."""
@@ -61,6 +63,11 @@ class Request:
     def total(self) -> int:
         """Tokens of prompt and output so far."""
         return len(self.prompt) + len(self.output)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last token is still being drawn."""
+        return bool(self.output) and self.output[-1] == PENDING
 
     @property
     def reads_prefix_cache(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 from engine.schedule.block_pool import BlockPool
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.prefix_cache import PrefixCache
-from engine.schedule.request import Request, Status
+from engine.schedule.request import PENDING, Request, Status
 
 Key = tuple[int, int, int]
 
@@ -35,8 +35,12 @@ class Scheduler:
     will be recomputed, from the prefix cache as far as that reaches. The request that comes first is never preempted,
     and any request fits into the whole cache alone (``LLM`` checks that), so every request finishes.
 
-    Ownership: the scheduler alone changes requests and the block pool, in ``add``, ``schedule``, ``update`` and
-    ``finish``; a plan stays valid until the next of these calls.
+    Steps may be launched ahead: ``advance`` books a launched plan as computed, with ``PENDING`` for the tokens that it
+    draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
+    turns out to end it may have been planned once too often; what that step computes for it is dropped.
+
+    Ownership: the scheduler alone changes requests and the block pool. A released block may still be written by a
+    launched step; steps run in order, so its next owner writes later.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -68,6 +72,13 @@ class Scheduler:
             slices += self._admit_waiting(self.limits.max_tokens - sum(s.stop - s.start for s in slices))
         return StepPlan(tuple(slices))
 
+    def advance(self, plan: StepPlan) -> None:
+        """Book a launched plan: its tokens count as computed, those that it draws are pending."""
+        for part in plan.slices:
+            part.request.computed = part.stop
+            if part.samples:
+                part.request.output.append(PENDING)
+
     def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
 
@@ -78,13 +89,15 @@ class Scheduler:
         finished = []
         for part in plan.slices:
             request = part.request
-            if request.status is not Status.RUNNING:
-                continue  # finished by the caller while the step ran
-            request.computed = part.stop
-            self.cache.publish(request, part.start // self.limits.block_size)
+            if request.status is Status.FINISHED:
+                continue  # ended by an earlier step's token, or by the caller, while this step ran
+            if part.epoch == request.preemptions:
+                request.computed = max(request.computed, part.stop)
+                self.cache.publish(request, part.start // self.limits.block_size, part.stop)
             if part.samples:
-                request.output.append(sampled[request])
-                if self._reached_end(request):
+                produced = part.stop - len(request.prompt) + 1
+                request.output[produced - 1 :] = [sampled[request], *request.output[produced:]]
+                if self._reached_end(request, produced):
                     finished.append(request)
         for request in finished:
             self._retire(request)
@@ -95,9 +108,6 @@ class Scheduler:
         if request.status is Status.FINISHED:
             return
         request.finish_reason, request.stop_reason = reason, stop_reason
-        if request.status is Status.WAITING:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
-            heapq.heapify(self._waiting)
         self._retire(request)
 
     def check(self) -> None:
@@ -113,6 +123,8 @@ class Scheduler:
         queue = sorted(self.running, key=self._key)
         while queue and budget > 0:
             request = queue.pop(0)
+            if len(request.output) >= request.max_output:
+                continue  # its last token is being drawn
             stop = min(request.total, request.computed + budget)
             while not self._grow(request, stop):
                 victim = queue.pop() if queue else request
@@ -121,7 +133,7 @@ class Scheduler:
                 if victim is request:
                     break
             else:
-                slices.append(Slice(request, request.computed, stop))
+                slices.append(_slice(request, stop))
                 budget -= stop - request.computed
         return slices, preempted
 
@@ -132,14 +144,14 @@ class Scheduler:
         while self._waiting and budget > 0 and len(self.running) < self.limits.max_seqs:
             entry = heapq.heappop(self._waiting)
             request = entry[1]
-            if self._awaits_leader(request):
+            if request.pending or self._awaits_leader(request):
                 deferred.append(entry)
                 continue
             if not self._start(request, budget):
                 deferred.append(entry)
                 break
             stop = min(request.total, request.computed + budget)
-            slices.append(Slice(request, request.computed, stop))
+            slices.append(_slice(request, stop))
             budget -= stop - request.computed
         for entry in deferred:
             heapq.heappush(self._waiting, entry)
@@ -185,15 +197,21 @@ class Scheduler:
         self.add(request)
 
     def _retire(self, request: Request) -> None:
+        """End a request: its blocks go back, and a token that nobody will see is dropped."""
         if request.status is Status.RUNNING:
             self.running.remove(request)
             self.pool.release(request.blocks)
             request.blocks = []
+        elif request.status is Status.WAITING:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
+            heapq.heapify(self._waiting)
+        if request.pending:
+            request.output.pop()
         request.status = Status.FINISHED
 
-    def _reached_end(self, request: Request) -> bool:
-        """Whether the last token ends the request; sets its finish reason."""
-        produced, token = len(request.output), request.output[-1]
+    def _reached_end(self, request: Request, produced: int) -> bool:
+        """Whether output token number ``produced`` ends the request; sets its finish reason."""
+        token = request.output[produced - 1]
         if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
             request.finish_reason = "stop"
             explicit = request.params.stop_token_ids or ()
@@ -211,3 +229,7 @@ class Scheduler:
 
     def _key(self, request: Request) -> Key:
         return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
+
+
+def _slice(request: Request, stop: int) -> Slice:
+    return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
