@@ -157,7 +157,7 @@ def test_plots_are_well_formed_and_in_two_widths(run: RunInfo) -> None:
 
 def test_histogram_counts_every_sample(run: RunInfo) -> None:
     files = read_run(run.run_dir)
-    plot = histogram("TTFT", files.times["ttft_ms"], {"p50": files.flat["ttft_ms/p50"]}, 400)
+    plot = histogram("TTFT", files.times("ttft_ms"), {"p50": files.flat["ttft_ms/p50"]}, 400)
     assert plot is not None
     counts = [int(text) for text in re.findall(r"ms: (\d+) rows", plot)]
     assert sum(counts) == files.flat["rows/ok"]
