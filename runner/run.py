@@ -90,7 +90,7 @@ class _Run:
             self._ended_early(tracker, "KILLED", "interrupted")
             raise
         except RunnerError as error:
-            self._ended_early(tracker, "FAILED", str(error))
+            self._ended_early(tracker, "FAILED", str(error), worth_resuming=not isinstance(error, ConfigError))
             raise
         except Exception as error:  # a defect of ours: the user gets a line, run.log the traceback
             _log.exception("internal error")
@@ -187,11 +187,13 @@ class _Run:
             f"all of them: {self.info.run_dir / 'errors.jsonl'}"
         )
 
-    def _ended_early(self, tracker: Tracker, status: Any, reason: str) -> None:
-        """Tell tracker, log and user; the line that resumes comes last."""
+    def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
+        """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""
         _log.error("%s: %s", status, reason)
         tracker.finish(status, {}, [self.info.run_dir / "config.yaml"])
         rows, _ = self.folder.journal.counts()
+        if not rows and not worth_resuming:
+            return
         resume = [*self.info.command, f"resume={_quoted(self.info.run_dir)}"]
         print(f"{rows} rows are finished and kept in {self.info.run_dir}", file=sys.stderr)
         print(f"resume with: {shlex.join(resume)}", file=sys.stderr, flush=True)
