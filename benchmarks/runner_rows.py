@@ -5,7 +5,8 @@
 Runs ``runner`` in a process of its own (both sinks) on a JSON lines file of ROWS short rows with ids, and watches that
 process's resident memory. Rows/s is over the measured phase, from the first row to the last durable one, and over the
 whole process with start-up, outputs and report. Growth counts from the moment when 10,000 rows are durable. While rows
-run, memory is sampled; to the process's end it is the peak that the operating system kept, which no sample can miss.
+run, resident memory is sampled; to the process's end it is the kernel's own peak (VmHWM: Linux), which no sample can
+miss. (``ru_maxrss`` would not do: it holds what the launching process had at the fork.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,11 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 WARM_ROWS = 10_000
 SAMPLE_SECONDS = 0.05
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,26 @@ def _run(folder: Path, tracking: str) -> tuple[list[tuple[int, float]], float]:
     ]
     root = str(Path(__file__).resolve().parent.parent)
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL)
-    samples = []
-    watched = psutil.Process(process.pid)
-    while True:
-        ended, status, used = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            break
-        samples.append((_durable(folder), watched.memory_info().rss / MIB))
+    samples, peak = [], 0.0
+    while process.poll() is None:
+        rows, memory = _durable(folder), _memory(process.pid)
+        if memory is not None:
+            samples.append((rows, memory[0]))
+            peak = max(peak, memory[1])
         time.sleep(SAMPLE_SECONDS)
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"the run failed with exit code {process.returncode}")
-    return samples, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
+    return samples, peak
+
+
+def _memory(pid: int) -> tuple[float, float] | None:
+    """A process's resident memory now and its peak since it began, in MiB; ``None`` once it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = {name: int(size) for name, size in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", text, flags=re.MULTILINE)}
+    return (found["VmRSS"] / 1024, found["VmHWM"] / 1024) if len(found) == 2 else None
 
 
 def _durable(folder: Path) -> int:

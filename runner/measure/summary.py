@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -115,6 +116,18 @@ def _engine(
 
 
 def peak_memory_mib() -> float:
-    """This process's largest resident set so far. ``ru_maxrss`` counts KiB on Linux, bytes on macOS."""
+    """This process's largest resident set so far.
+
+    On Linux the kernel's ``VmHWM``, because ``ru_maxrss`` there also holds what the launching process had at the fork:
+    a small process started from a large one would show the large one's memory. Elsewhere ``ru_maxrss``, which counts
+    KiB, on macOS bytes.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

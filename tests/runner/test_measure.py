@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 from engine.stats import EngineStats, TimelinePoint
 from runner.measure import definitions, summarise
 from runner.measure.requests_file import RequestsFile
+from runner.measure.summary import peak_memory_mib
 from runner.run_info import Session
+from tests.runner.launch import ROOT
 from tests.runner.run_folder import SCHEMA, simulate
 
 
@@ -171,3 +175,12 @@ def test_of_a_million_requests_one_kind_of_time_is_in_memory() -> None:
     assert result["metrics"]["tokens/prompt"] == 3_000_000_000  # over 32 bits
     assert result["metrics"]["ttft_ms/p99"] == pytest.approx(990, abs=1)
     assert peak < 20 * 2**20  # one kind of time is 8 MB
+
+
+def test_peak_memory_is_not_that_of_the_launching_process() -> None:
+    ballast = bytearray(2**29)
+    ballast[::4096] = b"x" * len(ballast[::4096])  # touched, so that it is resident
+    code = "from runner.measure.summary import peak_memory_mib; print(peak_memory_mib())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert peak_memory_mib() > 512
+    assert 10 < float(done.stdout) < 400
