@@ -70,9 +70,9 @@ def _build_report(run_dir: Path) -> list[Path]:
 
     try:
         return build_report(run_dir)
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk; Jinja's missing template is an OSError too, without a number
         raise RunFailedError(
             f"the outputs are complete, and the report could not be built: {type(error).__name__}: {error}"
         ) from error

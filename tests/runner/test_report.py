@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jinja2 import TemplateNotFound
 
+from runner.errors import RunFailedError
+from runner.finish import _build_report
 from runner.measure import definitions
 from runner.report import ReportError, build_report
 from runner.report.charts import histogram, kv_use, requests, throughput
@@ -307,3 +310,20 @@ def test_importing_the_report_loads_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_template_is_not_taken_for_a_full_disk(run: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_templates(run_dir: Path) -> list[Path]:
+        raise TemplateNotFound("report.css")
+
+    monkeypatch.setattr("runner.report.build_report", without_templates)
+    with pytest.raises(
+        RunFailedError, match=r"the outputs are complete, and the report could not be built.*report\.css"
+    ):
+        _build_report(run.run_dir)
+
+
+def test_damaged_requests_are_named(run: RunInfo) -> None:
+    (run.run_dir / "requests.parquet").write_bytes(b"nothing of the kind")
+    with pytest.raises(ReportError, match=r"requests\.parquet is not a Parquet file"):
+        build_report(run.run_dir)
