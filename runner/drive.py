@@ -126,7 +126,7 @@ class Drive:
             output_tokens=0 if output is None else output_tokens(output),
             arrival_s=self._since(metrics.arrival) if known else None,
             scheduled_s=self._since(metrics.scheduled),
-            first_token_s=self._since(metrics.first_token),
+            first_token_s=None if isinstance(output, EmbeddingRequestOutput) else self._since(metrics.first_token),
             last_token_s=self._since(metrics.last_token),
             preemptions=metrics.preemptions,
             finish_reason=reason,
@@ -144,8 +144,22 @@ def _one_reason(reason: Any) -> str | None:
     return None if reason is None else str(reason)
 
 
-def pending(dataset: Dataset, done: DoneRows) -> Iterator[Row | BadRow] | None:
+@dataclass
+class Seen:
+    """How many rows the dataset gave so far; at its end, how many it has. Counted apart from the journal, so that the
+    report can tell whether a row was lost between the two."""
+
+    rows: int = 0
+
+    def counted(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
+        """The same rows, each counted as it passes."""
+        for row in rows:
+            self.rows += 1
+            yield row
+
+
+def pending(dataset: Dataset, done: DoneRows, seen: Seen) -> Iterator[Row | BadRow] | None:
     """The rows that are not finished, from the first one on; ``None`` if there are none."""
-    rows = (row for row in dataset.iter_rows() if row.index not in done)
+    rows = (row for row in seen.counted(dataset.iter_rows()) if row.index not in done)
     first = next(rows, None)
     return None if first is None else chain([first], rows)

@@ -21,8 +21,13 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_engine(config: Config, run_dir: Path) -> Iterator[Engine]:
-    """The engine, closed at the end. Imported here: nothing before this needs torch."""
-    with engine_errors("while the model was loaded"):
+    """The engine, closed at the end. Imported here: nothing before this needs torch.
+
+    Raises:
+        ConfigError: the model or an argument is wrong; no row was run.
+        RunFailedError: the machine failed (memory, disk) while the model was loaded.
+    """
+    with engine_errors("while the model was loaded"), _refusals():
         if isinstance(config.engine, NullEngine):
             from runner.null_engine import NullLLM
 
@@ -49,15 +54,25 @@ def _write_model(config: dict[str, Any], run_dir: Path) -> Path:
 
 
 @contextmanager
+def _refusals() -> Iterator[None]:
+    """What building an engine refuses is a ValueError that says what to change: a wrong value of the configuration."""
+    try:
+        yield
+    except ParameterError as error:
+        _log.exception("the engine refused its arguments")
+        raise ConfigError(f"the engine refused its arguments: {error}") from None
+    except ValueError as error:
+        _log.exception("the model cannot be loaded")
+        raise ConfigError(f"the model cannot be loaded: {error}") from None
+
+
+@contextmanager
 def engine_errors(when: str) -> Iterator[None]:
     """The engine's errors as one message; the traceback goes to run.log."""
     try:
         yield
     except RunnerError:
         raise
-    except ParameterError as error:
-        _log.exception("the engine refused its arguments")
-        raise ConfigError(f"the engine refused its arguments: {error}") from None
     except Exception as error:
         _log.exception("the engine failed %s", when)
         text = str(error).strip() or type(error).__name__

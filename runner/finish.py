@@ -17,10 +17,20 @@ from runner.journal import FILE_NAME, Journal
 from runner.run_info import RunInfo
 from runner.sink import REQUESTS, write_outputs
 from runner.sink.atomic import replaced
-from runner.sink.requests import requests_schema
 
 SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
+
+
+def load_finish() -> None:
+    """Import what the end of a run needs, so that an installation without it fails before the first row, and what the
+    imports take in memory is taken once and not when all rows are done."""
+    import pyarrow as pa
+
+    import runner.measure
+    import runner.report  # noqa: F401
+
+    pa.array([""])  # the first array made from Python's objects imports pandas, where it is installed
 
 
 def finish_run(
@@ -32,19 +42,15 @@ def finish_run(
         OSError: the disk is full; nothing that was there is lost.
         RunFailedError: the report could not be built; the outputs are complete.
     """
-    import pyarrow.parquet as pq
-
     from runner.measure import summarise
+    from runner.measure.requests_file import RequestsFile
 
     outputs = write_outputs(journal, config.sinks, info.run_dir)
-    columns = [
-        name for name in requests_schema().names if name != "id"
-    ]  # ids are half of the table, and no measurement
-    metrics = summarise(pq.read_table(info.run_dir / REQUESTS, columns=columns), stats, journal.sessions())
+    metrics = summarise(RequestsFile(info.run_dir / REQUESTS), stats, journal.sessions())
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
         info,
-        dataset={**dataset, "rows": journal.counts()[0]},
+        dataset=dataset,
         model={"name": config.model.name, "revision": config.model.revision, **stats.numerics},
         outputs={path.name: manifest.digest_file(path) for path in outputs if path.name != REQUESTS},
     )
@@ -64,9 +70,9 @@ def _build_report(run_dir: Path) -> list[Path]:
 
     try:
         return build_report(run_dir)
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk; Jinja's missing template is an OSError too, without a number
         raise RunFailedError(
             f"the outputs are complete, and the report could not be built: {type(error).__name__}: {error}"
         ) from error

@@ -132,12 +132,13 @@ class NullLLM:
         self._finished += 1
         self._prompt_tokens += request.prompt_tokens
         self._output_tokens += request.length
-        first = max(now - (request.length - 1) * self._seconds_per_step, request.arrival)
-        metrics = RequestMetrics(request.arrival, request.arrival, first, now)
         if isinstance(request.params, PoolingParams):
+            metrics = RequestMetrics(request.arrival, request.arrival, None, now)
             return EmbeddingRequestOutput(
                 str(request.number), Embedding(_vector(request)), range(request.prompt_tokens), metrics=metrics
             )
+        first = max(now - (request.length - 1) * self._seconds_per_step, request.arrival)
+        metrics = RequestMetrics(request.arrival, request.arrival, first, now)
         completions = tuple(_completion(request, request.params, child) for child in range(request.params.n))
         return RequestOutput(
             str(request.number), None, range(request.prompt_tokens), completions, metrics=metrics, num_cached_tokens=0

@@ -17,10 +17,10 @@ from engine.stats import EngineStats, TimelinePoint
 from runner.config import Config, config_hash, identity
 from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
-from runner.drive import Drive, Engine, pending
+from runner.drive import Drive, Engine, Seen, pending
 from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
-from runner.finish import finish_run, print_summary
+from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
 from runner.progress import Counts, Monitor
@@ -30,6 +30,8 @@ from runner.sink import live_file, restore_live
 from runner.task import Task, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
 from runner.writer import Writer
+
+DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset gave when it was read to its end
 
 _log = logging.getLogger("runner")
 
@@ -88,7 +90,7 @@ class _Run:
             self._ended_early(tracker, "KILLED", "interrupted")
             raise
         except RunnerError as error:
-            self._ended_early(tracker, "FAILED", str(error))
+            self._ended_early(tracker, "FAILED", str(error), worth_resuming=not isinstance(error, ConfigError))
             raise
         except Exception as error:  # a defect of ours: the user gets a line, run.log the traceback
             _log.exception("internal error")
@@ -102,8 +104,13 @@ class _Run:
             raise RunFailedError(problem)
 
     def _finish(self, tracker: Tracker) -> tuple[dict[str, Any], list[Path]]:
-        dataset = {"source": self.dataset.source.describe(), "digest": f"sha256:{self.fingerprint}"}
-        return finish_run(self.info, self.config, self.folder.journal, dataset, _saved_stats(self.folder.journal))
+        journal = self.folder.journal
+        dataset = {
+            "source": self.dataset.source.describe(),
+            "digest": f"sha256:{self.fingerprint}",
+            "rows": journal.get(DATASET_ROWS),
+        }
+        return finish_run(self.info, self.config, journal, dataset, _saved_stats(journal))
 
     def _announce(self) -> None:
         verb = "resuming" if self.folder.resumed else "starting"
@@ -131,10 +138,12 @@ class _Run:
     def _measure(self, tracker: Tracker) -> None:
         """Everything from loading the model to the last row; nothing at all if every row is finished."""
         journal, started_at = self.folder.journal, time.time()
-        done = journal.done()
-        rows = pending(self.dataset, done)
+        done, seen = journal.done(), Seen()
+        rows = pending(self.dataset, done, seen)
         if rows is None:
+            self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
             return
+        load_finish()
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
@@ -148,6 +157,7 @@ class _Run:
                     drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
                     with engine_errors("while running"):
                         drive.run(engine, rows)
+                self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
                 status = "FINISHED"
             except Interrupted:
                 status = "KILLED"
@@ -177,11 +187,13 @@ class _Run:
             f"all of them: {self.info.run_dir / 'errors.jsonl'}"
         )
 
-    def _ended_early(self, tracker: Tracker, status: Any, reason: str) -> None:
-        """Tell tracker, log and user; the line that resumes comes last."""
+    def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
+        """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""
         _log.error("%s: %s", status, reason)
         tracker.finish(status, {}, [self.info.run_dir / "config.yaml"])
         rows, _ = self.folder.journal.counts()
+        if not rows and not worth_resuming:
+            return
         resume = [*self.info.command, f"resume={_quoted(self.info.run_dir)}"]
         print(f"{rows} rows are finished and kept in {self.info.run_dir}", file=sys.stderr)
         print(f"resume with: {shlex.join(resume)}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 _TOKENIZER_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "1_Pooling/*")
 _NOT_WEIGHTS = ("consolidated", "adapter_", "optimizer", "training_args")  # other files that share the suffix
-_CLOSE = 0.8  # from this similarity on, an unknown bare name is taken for a misspelt short name
+_CLOSE = 0.65  # from this similarity on, an unknown bare name is taken for a misspelt short name
 
 
 class ModelNotFoundError(ValueError):

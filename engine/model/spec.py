@@ -86,11 +86,14 @@ def read_spec(config: Mapping[str, Any]) -> Spec:
         UnsupportedModelError: the architecture or one of its options is not supported; the message names it.
     """
     names = config.get("architectures") or ["(none)"]
-    for name in names:
-        if name in DECODERS:
-            return _decoder(config, DECODERS[name])
-        if name in ENCODERS:
-            return _encoder(config)
+    try:
+        for name in names:
+            if name in DECODERS:
+                return _decoder(config, DECODERS[name])
+            if name in ENCODERS:
+                return _encoder(config)
+    except KeyError as error:
+        raise UnsupportedModelError(f"the model's config has no entry {error}, which {names[0]} needs") from None
     known = ", ".join([*DECODERS, *ENCODERS])
     raise UnsupportedModelError(f"architecture {names[0]!r} is not supported; supported are {known}")
 

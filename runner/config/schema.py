@@ -28,7 +28,13 @@ EngineSection = NativeEngine | NullEngine
 
 
 class Config(Section):
-    """Everything a run is told. Checked within sections here, across them in ``runner.config.checks``."""
+    """Everything a run is told. Checked within sections here, across them in ``runner.config.checks``.
+
+    Args:
+        max_error_rate: share of rows in error above which the run fails at its end.
+        max_truncated_rate: share of rows cut at the token limit above which the report calls the run INVALID; ``None``
+            is the report's own limit, 1.0 never does.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
     model: ModelSection
@@ -41,6 +47,7 @@ class Config(Section):
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
     load: LoadSection = LoadSection()
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_truncated_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     resume: str | None = None
     progress: bool = True

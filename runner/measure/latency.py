@@ -1,7 +1,9 @@
-"""Per-request times and their statistics, as array operations: a million requests take a few arrays of 8 MB."""
+"""Per-request times and their statistics: of all the times one kind at a time, 8 bytes for each row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.measure.definitions import MINIMUM_SAMPLES, PERCENTILES
+from runner.measure.requests_file import RequestsFile
 
 Milliseconds = npt.NDArray[np.float64]
+
+SPANS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "ttft_ms": ("arrival_s", "first_token_s"),
+        "tpot_ms": ("first_token_s", "last_token_s"),
+        "e2e_ms": ("arrival_s", "last_token_s"),
+        "queue_ms": ("arrival_s", "scheduled_s"),
+    }
+)
+"""Each time's first and last moment, as columns of requests.parquet."""
 
 
 def column(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
@@ -31,38 +44,44 @@ def without_error(table: pa.Table) -> pa.Table:
     return table.filter(pc.invert(failed))
 
 
-def request_times(ok: pa.Table) -> dict[str, Milliseconds]:
-    """TTFT, TPOT, E2E and queue time of each row that has them, in ms; rows without are left out, not counted as 0."""
-    arrival, scheduled = column(ok, "arrival_s"), column(ok, "scheduled_s")
-    first, last = column(ok, "first_token_s"), column(ok, "last_token_s")
-    tokens = column(ok, "output_tokens")
-    gaps = np.where(tokens >= 2, tokens - 1, np.nan)
-    times = {
-        "ttft_ms": np.where(tokens >= 1, first - arrival, np.nan),
-        "tpot_ms": (last - first) / gaps,
-        "e2e_ms": last - arrival,
-        "queue_ms": scheduled - arrival,
-    }
-    return {name: values[~np.isnan(values)] * 1e3 for name, values in times.items()}
+def request_times(requests: RequestsFile, name: str) -> Milliseconds:
+    """One of ``SPANS`` of each row that has it, in ms; rows without are left out, not counted as 0.  # [samples]"""
+    start, end = SPANS[name]
+    found = np.empty(requests.rows())
+    size = 0
+    for group in requests.groups(start, end, "output_tokens", "finish_reason", "error"):
+        ok = without_error(group)
+        times = _divided(name, column(ok, end) - column(ok, start), column(ok, "output_tokens"))
+        times = times[~np.isnan(times)]
+        found[size : size + times.size] = times * 1e3
+        size += times.size
+    return found[:size]
+
+
+def _divided(name: str, spans: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The spans as their metric defines them, NaN where a row has too few tokens for it."""
+    if name == "tpot_ms":
+        return spans / np.where(tokens >= 2, tokens - 1, np.nan)
+    return np.where(tokens >= 1, spans, np.nan) if name == "ttft_ms" else spans
 
 
 def statistics(name: str, samples: Milliseconds) -> tuple[dict[str, float | None], dict[str, str]]:
     """Mean and percentiles of the samples as ``name/p99``, and a note for each that has too few samples.
 
-    Percentiles interpolate linearly between the two nearest samples (numpy's default).
+    Percentiles interpolate linearly between the two nearest samples (numpy's default). The samples are sorted in place.
     """
     values: dict[str, float | None] = {}
     notes: dict[str, str] = {}
-    ordered = np.sort(samples)
+    samples.sort()
     for statistic, needed in MINIMUM_SAMPLES.items():
         key = f"{name}/{statistic}"
-        if ordered.size < needed:
+        if samples.size < needed:
             values[key] = None
-            notes[key] = f"needs at least {needed} sample{'s' * (needed > 1)}, there are {ordered.size}"
+            notes[key] = f"needs at least {needed} sample{'s' * (needed > 1)}, there are {samples.size}"
         elif statistic == "mean":
-            values[key] = float(ordered.mean())
-        else:
-            values[key] = float(np.percentile(ordered, PERCENTILES[statistic]))
+            values[key] = float(samples.mean())
+        else:  # overwrite_input spares a copy: partitioning what is sorted changes nothing
+            values[key] = float(np.percentile(samples, PERCENTILES[statistic], overwrite_input=True))
     return values, notes
 
 

@@ -6,24 +6,26 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.stats import EngineStats
-from runner.measure.latency import request_times, statistics, total, without_error
+from runner.measure.latency import SPANS, request_times, statistics, total, without_error
+from runner.measure.requests_file import RequestsFile
 from runner.measure.timeline import timeline_columns
 from runner.run_info import Session
 
 SCHEMA = 1
 
 
-def summarise(requests: pa.Table, stats: EngineStats, sessions: Sequence[Session]) -> dict[str, Any]:
+def summarise(requests: RequestsFile, stats: EngineStats, sessions: Sequence[Session]) -> dict[str, Any]:
     """The content of metrics.json.
 
     Args:
-        requests: one row per request of all sessions; times in seconds since that session's measured phase began.
+        requests: one row per request of all sessions; times in seconds since that session's measured phase began. Read
+            several times, a row group at a time.
         stats: the engine's totals in the last session; timeline, KV use and start-up phases come from it.
         sessions: every process that worked on the run, in order.
 
@@ -31,20 +33,18 @@ def summarise(requests: pa.Table, stats: EngineStats, sessions: Sequence[Session
         ``metrics`` (flat, ``ttft_ms/p99`` to a number or null), ``notes`` (why a metric is null), ``samples`` (how many
         requests each distribution rests on), ``sessions``, ``engine`` and ``timeline``. JSON types only, no NaN.
     """
-    ok = without_error(requests)
+    rows = _rows(requests)
     measured = sum(session.measured_seconds for session in sessions)
     metrics: dict[str, float | int | None] = {}
     notes: dict[str, str] = {}
     samples: dict[str, int] = {}
-    rows = _rows(requests, ok)
     _throughput(rows, measured, metrics, notes)
-    for name, times in request_times(ok).items():
-        values, missing = statistics(name, times)
+    for name in SPANS:
+        values, missing, samples[name] = _distribution(requests, name)
         metrics |= values
         notes |= missing
-        samples[name] = int(times.size)
     metrics |= rows
-    _engine(requests, rows, stats, metrics, notes)
+    _engine(rows, stats, metrics, notes)
     metrics |= {"measured_s": measured, "startup_s": sum(s.startup_seconds for s in sessions)}
     metrics |= {f"startup_s/{phase}": float(seconds) for phase, seconds in stats.startup.items()}
     metrics["sessions"] = len(sessions)
@@ -59,17 +59,29 @@ def summarise(requests: pa.Table, stats: EngineStats, sessions: Sequence[Session
     }
 
 
-def _rows(requests: pa.Table, ok: pa.Table) -> dict[str, int]:
-    truncated = pc.sum(pc.equal(ok.column("finish_reason"), "length")).as_py() or 0
-    return {
-        "rows/total": requests.num_rows,
-        "rows/ok": ok.num_rows,
-        "rows/error": requests.num_rows - ok.num_rows,
-        "rows/truncated": int(truncated),
-        "tokens/prompt": total(ok, "prompt_tokens"),
-        "tokens/output": total(ok, "output_tokens"),
-        "tokens/cached": total(ok, "cached_tokens"),
+def _distribution(requests: RequestsFile, name: str) -> tuple[dict[str, float | None], dict[str, str], int]:
+    """One time's statistics, notes and number of samples. A function of its own, so that the samples go before the
+    next time's are read."""
+    samples = request_times(requests, name)
+    return *statistics(name, samples), int(samples.size)
+
+
+def _rows(requests: RequestsFile) -> dict[str, int]:
+    counts = dict.fromkeys(("rows/total", "rows/ok", "rows/error", "rows/truncated"), 0)
+    tokens = {
+        name: f"tokens/{name.removesuffix('_tokens')}" for name in ("prompt_tokens", "output_tokens", "cached_tokens")
     }
+    counts |= dict.fromkeys((*tokens.values(), "preemptions"), 0)
+    for group in requests.groups(*tokens, "preemptions", "finish_reason", "error"):
+        ok = without_error(group)
+        counts["rows/total"] += group.num_rows
+        counts["rows/ok"] += ok.num_rows
+        counts["rows/error"] += group.num_rows - ok.num_rows
+        counts["rows/truncated"] += int(pc.sum(pc.equal(ok.column("finish_reason"), "length")).as_py() or 0)
+        counts["preemptions"] += total(group, "preemptions")  # also what rows in error gave up
+        for column, name in tokens.items():
+            counts[name] += total(ok, column)
+    return counts
 
 
 def _throughput(
@@ -87,7 +99,6 @@ def _throughput(
 
 
 def _engine(
-    requests: pa.Table,
     rows: dict[str, int],
     stats: EngineStats,
     metrics: dict[str, float | int | None],
@@ -97,7 +108,6 @@ def _engine(
     metrics["prefix_hit_rate"] = rows["tokens/cached"] / prompt if prompt else None
     metrics["kv_use/peak"] = stats.peak_kv_blocks / blocks if blocks else None
     metrics["running/peak"] = stats.peak_running
-    metrics["preemptions"] = total(requests, "preemptions")
     metrics["peak_memory_mib"] = peak_memory_mib()
     if not prompt:
         notes["prefix_hit_rate"] = "no prompt tokens"
@@ -106,6 +116,18 @@ def _engine(
 
 
 def peak_memory_mib() -> float:
-    """This process's largest resident set so far. ``ru_maxrss`` counts KiB on Linux, bytes on macOS."""
+    """This process's largest resident set so far.
+
+    On Linux the kernel's ``VmHWM``, because ``ru_maxrss`` there also holds what the launching process had at the fork:
+    a small process started from a large one would show the large one's memory. Elsewhere ``ru_maxrss``, which counts
+    KiB, on macOS bytes.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -131,32 +131,34 @@ def _groups(flat: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str,
 
 def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:
     """Each plot in a wide and a narrow drawing; the page shows the one that fits, so that text keeps its size."""
-    timeline, flat = run.metrics.get("timeline") or {}, run.flat
-    mean = flat.get("output_tokens_per_s")
+    timeline, mean = run.metrics.get("timeline") or {}, run.flat.get("output_tokens_per_s")
     legend = [("s1", "running"), ("s2", "waiting")]
     since = "seconds since the engine was ready"
-    draws: list[tuple[str, str, list[tuple[str, str]], int, Callable[[float], Markup | None]]] = [
-        ("Output tokens/s", since, [], WIDE, lambda w: charts.throughput(timeline, mean, w)),
-        ("Running and waiting requests", since, legend, WIDE, lambda w: charts.requests(timeline, w)),
-        ("KV cache in use", since, [], WIDE, lambda w: charts.kv_use(timeline, w)),
-    ]
+    yield from _chart("Output tokens/s", since, WIDE, lambda w: charts.throughput(timeline, mean, w))
+    yield from _chart("Running and waiting requests", since, WIDE, lambda w: charts.requests(timeline, w), legend)
+    yield from _chart("KV cache in use", since, WIDE, lambda w: charts.kv_use(timeline, w))
     for metric in (m for m in METRICS if m.distribution):
-        samples = run.times.get(metric.name)
-        if samples is None or samples.size == 0:
-            continue
-        marks = {p: flat.get(f"{metric.name}/{p}") for p in ("p50", "p90", "p99")}
-        beyond = charts.beyond_axis(samples)
-        note = f"{number(beyond)} of {number(int(samples.size))} rows lie beyond the axis" if beyond else ""
+        yield from _histogram(run, metric)
 
-        def draw(width: float, metric: Metric = metric, samples: Any = samples, marks: Any = marks) -> Markup | None:
-            return charts.histogram(metric.title, samples, marks, width)
 
-        draws.append((f"{metric.title} per row", note, [], HALF, draw))
-    for title, note, legend, width, plot in draws:
-        wide = plot(width)
-        if wide is not None:
-            half = width == HALF
-            yield {"title": title, "note": note, "legend": legend, "half": half, "wide": wide, "narrow": plot(NARROW)}
+def _histogram(run: RunFiles, metric: Metric) -> Iterator[dict[str, Any]]:
+    """One time's distribution. Its samples are read here and gone afterwards."""
+    samples = run.times(metric.name)
+    marks = {p: run.flat.get(f"{metric.name}/{p}") for p in ("p50", "p90", "p99")}
+    beyond = charts.beyond_axis(samples)
+    note = f"{number(beyond)} of {number(int(samples.size))} rows lie beyond the axis" if beyond else ""
+    title = f"{metric.title} per row"
+    yield from _chart(title, note, HALF, lambda w: charts.histogram(metric.title, samples, marks, w))
+
+
+def _chart(
+    title: str, note: str, width: int, draw: Callable[[float], Markup | None], legend: Sequence[tuple[str, str]] = ()
+) -> Iterator[dict[str, Any]]:
+    """A plot for the page, or nothing where there is nothing to see."""
+    wide = draw(width)
+    if wide is not None:
+        half = width == HALF
+        yield {"title": title, "note": note, "legend": legend, "half": half, "wide": wide, "narrow": draw(NARROW)}
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,23 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from runner.measure.latency import Milliseconds, request_times, without_error
+from runner.measure.latency import Milliseconds, request_times
+from runner.measure.requests_file import RequestsFile
 
 REQUIRED = ("config.yaml", "manifest.json", "metrics.json")
 FIRST_OUTPUTS = 5
 FIRST_ERRORS = 10
-TIME_COLUMNS = [
-    "output_tokens",
-    "arrival_s",
-    "scheduled_s",
-    "first_token_s",
-    "last_token_s",
-    "finish_reason",
-    "error",
-]
 
 
 class ReportError(ValueError):
@@ -33,8 +27,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run folder's content. ``*_count`` is ``None`` where that file is not there; ``times`` is empty without
-    requests.parquet."""
+    """A run folder's content. ``requests`` and ``*_count`` are ``None`` where that file is not there."""
 
     run_dir: Path
     config: dict[str, Any]
@@ -42,7 +35,7 @@ class RunFiles:
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     tracking: dict[str, Any] | None
-    times: dict[str, Milliseconds]
+    requests: RequestsFile | None
     requests_count: int | None
     outputs: list[dict[str, Any]]
     outputs_count: int | None
@@ -55,9 +48,13 @@ class RunFiles:
         values: dict[str, float | int | None] = self.metrics["metrics"]
         return values
 
+    def times(self, name: str) -> Milliseconds:
+        """One per-request time of every row that has it, read now; empty without requests.parquet.  # [samples]"""
+        return np.empty(0) if self.requests is None else request_times(self.requests, name)
+
 
 def read_run(run_dir: Path) -> RunFiles:
-    """Read a run folder; of the rows only the first few, and of requests.parquet only the columns with times.
+    """Read a run folder; of the rows only the first few, and of requests.parquet nothing but its size.
 
     Raises:
         ReportError: no such folder, or not a finished run, or a file that is not what its name says.
@@ -67,7 +64,7 @@ def read_run(run_dir: Path) -> RunFiles:
         what = "is not a folder" if not run_dir.is_dir() else f"is not a finished run: {', '.join(missing)} missing"
         raise ReportError(f"{run_dir} {what}")
     config_text = (run_dir / "config.yaml").read_text(encoding="utf-8")
-    times, requests = _requests(run_dir / "requests.parquet")
+    requests, requests_count = _requests(run_dir / "requests.parquet")
     outputs, outputs_count = _outputs(run_dir)
     errors, errors_count = _lines(run_dir / "errors.jsonl", FIRST_ERRORS)
     tracking = run_dir / "tracking.json"
@@ -78,8 +75,8 @@ def read_run(run_dir: Path) -> RunFiles:
         manifest=_json(run_dir / "manifest.json"),
         metrics=_json(run_dir / "metrics.json"),
         tracking=_json(tracking) if tracking.is_file() else None,
-        times=times,
-        requests_count=requests,
+        requests=requests,
+        requests_count=requests_count,
         outputs=outputs,
         outputs_count=outputs_count,
         errors=errors,
@@ -100,11 +97,14 @@ def _mapping(content: Any, path: Path) -> dict[str, Any]:
     return content
 
 
-def _requests(path: Path) -> tuple[dict[str, Milliseconds], int | None]:
+def _requests(path: Path) -> tuple[RequestsFile | None, int | None]:
     if not path.is_file():
-        return {}, None
-    table = pq.read_table(path, columns=TIME_COLUMNS)
-    return request_times(without_error(table)), table.num_rows
+        return None, None
+    requests = RequestsFile(path)
+    try:
+        return requests, requests.rows()
+    except pa.ArrowInvalid as error:
+        raise ReportError(f"{path} is not a Parquet file: {error}") from error
 
 
 def _outputs(run_dir: Path) -> tuple[list[dict[str, Any]], int | None]:

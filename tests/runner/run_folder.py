@@ -15,6 +15,7 @@ import yaml
 from engine.stats import EngineStats, TimelinePoint
 from runner import manifest
 from runner.measure import summarise
+from runner.measure.requests_file import RequestsFile
 from runner.run_info import RunInfo, Session
 
 BLOCK_SIZE, BLOCKS, SEQUENCES, WINDOW = 16, 900, 32, 64
@@ -227,7 +228,7 @@ def write_run_folder(root: Path, *, rows: int = 160, bad: int = 1, sessions: int
     model = {"name": "smollm2-135m-instruct", "weights": "sha256:" + "b10a" * 16, "tokenizer": "sha256:" + "c4ca" * 16}
     outputs = {name: manifest.digest_file(run.run_dir / name) for name in ("outputs.jsonl", "errors.jsonl")}
     _write_json(run.run_dir / "manifest.json", manifest.build(run, dataset=dataset, model=model, outputs=outputs))
-    _write_json(run.run_dir / "metrics.json", summarise(table, stats, done))
+    _write_json(run.run_dir / "metrics.json", summarise(RequestsFile(run.run_dir / "requests.parquet"), stats, done))
     return run
 
 

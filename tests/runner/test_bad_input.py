@@ -29,6 +29,8 @@ CASES = {
     ),
     "wrong choice": (("+recipe=demo", "engine.device=gpu"), ["engine.device='gpu'", "cpu, cuda"]),
     "out of range": (("+recipe=demo", "sampling.top_p=1.5"), ["sampling.top_p=1.5", "above 0 and at most 1"]),
+    "rate above 1": (("+recipe=demo", "max_truncated_rate=10"), ["max_truncated_rate=10", "less than or equal to 1"]),
+    "rate below 0": (("+recipe=demo", "max_error_rate=-0.1"), ["max_error_rate=-0.1", "greater than or equal to 0"]),
     "model argument": (("+recipe=demo", "model.dtype=bf16"), ["model.dtype='bf16'", "bfloat16"]),
     "missing value": (("+recipe=summarize",), ["dataset.path is required", "dataset.path=VALUE"]),
     "missing choice": (("name=x", "dataset=inline", "dataset.rows=[a]"), ["model.name is required", "model=NAME"]),

@@ -68,6 +68,9 @@ def test_embeddings_and_declared_failure() -> None:
     first = next(stream)
     assert isinstance(first, EmbeddingRequestOutput)
     assert len(first.outputs.embedding) == 8
+    assert first.metrics is not None
+    assert first.metrics.first_token is None
+    assert first.metrics.last_token is not None
     next(stream)
     with pytest.raises(RuntimeError, match="after 2 outputs"):
         next(stream)

@@ -105,7 +105,8 @@ def test_own_recipes_from_both_places_and_stacked(tmp_path: Path) -> None:
     listed = succeed(tmp_path, "list", "--config-dir", "shared").stdout
     assert all(part in listed for part in ("mine", "of my own", "nested", "theirs", "of a colleague", "shared]"))
     words = (*NULL, "dataset.path=articles.jsonl", "--config-dir", "shared")
-    for stack, tokens in (("[demo,mine]", 5), ("[mine,demo]", 160), ("[demo,mine,nested]", 6), ("[demo,theirs]", 7)):
+    own = yaml.safe_load((BUILT_IN / "recipe" / "demo.yaml").read_text())["sampling"]["max_tokens"]
+    for stack, tokens in (("[demo,mine]", 5), ("[mine,demo]", own), ("[demo,mine,nested]", 6), ("[demo,theirs]", 7)):
         shown = succeed(tmp_path, f"+recipe={stack}", *words, "--cfg", "job").stdout
         assert yaml.safe_load(shown)["sampling"]["max_tokens"] == tokens, stack
     succeed(tmp_path, "+recipe=[demo,mine]", *words)

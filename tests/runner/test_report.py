@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jinja2 import TemplateNotFound
 
+from runner.errors import RunFailedError
+from runner.finish import _build_report
 from runner.measure import definitions
 from runner.report import ReportError, build_report
 from runner.report.charts import histogram, kv_use, requests, throughput
@@ -157,7 +160,7 @@ def test_plots_are_well_formed_and_in_two_widths(run: RunInfo) -> None:
 
 def test_histogram_counts_every_sample(run: RunInfo) -> None:
     files = read_run(run.run_dir)
-    plot = histogram("TTFT", files.times["ttft_ms"], {"p50": files.flat["ttft_ms/p50"]}, 400)
+    plot = histogram("TTFT", files.times("ttft_ms"), {"p50": files.flat["ttft_ms/p50"]}, 400)
     assert plot is not None
     counts = [int(text) for text in re.findall(r"ms: (\d+) rows", plot)]
     assert sum(counts) == files.flat["rows/ok"]
@@ -307,3 +310,20 @@ def test_importing_the_report_loads_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_template_is_not_taken_for_a_full_disk(run: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_templates(run_dir: Path) -> list[Path]:
+        raise TemplateNotFound("report.css")
+
+    monkeypatch.setattr("runner.report.build_report", without_templates)
+    with pytest.raises(
+        RunFailedError, match=r"the outputs are complete, and the report could not be built.*report\.css"
+    ):
+        _build_report(run.run_dir)
+
+
+def test_damaged_requests_are_named(run: RunInfo) -> None:
+    (run.run_dir / "requests.parquet").write_bytes(b"nothing of the kind")
+    with pytest.raises(ReportError, match=r"requests\.parquet is not a Parquet file"):
+        build_report(run.run_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from engine.params import SamplingParams
 from runner.config import parse
-from tests.runner.launch import NULL, articles, only_run, records, start, succeed, wait_for_rows, write_rows
+from tests.runner.launch import NULL, articles, only_run, records, run_dirs, start, succeed, wait_for_rows, write_rows
 
 BASE = ("name=x", *NULL, "model.name=none", "dataset=jsonl", "dataset.path=rows.jsonl")
 GENERATE = (*BASE, "prompt.template='{{ text }}'")
@@ -127,6 +128,36 @@ def test_conversations_from_a_column_and_from_turns(tmp_path: Path) -> None:
     assert both[1]["prompt"][1] == {"role": "user", "content": "I am Bob."}
 
 
+def test_how_many_rows_may_be_cut_is_the_recipes_choice(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n}"} for n in range(12)]
+    words = (*GENERATE, "sampling.max_tokens=1")  # every row ends at its limit
+    for allowed, word in (("null", "INVALID"), ("0.99", "INVALID"), ("1.0", "VALID")):
+        outputs(tmp_path, rows, *words, f"max_truncated_rate={allowed}")
+        report = (run_dirs(tmp_path, "x")[-1] / "report.md").read_text()
+        assert report.startswith(f"# x: {word}\n"), allowed
+        assert ("12 rows of 12 (100 %) were cut at the token limit" in report) == (word == "INVALID")
+    digests = {json.loads((path / "manifest.json").read_text())["config_hash"] for path in run_dirs(tmp_path, "x")}
+    assert len(digests) == 1  # a verdict changes no record
+
+
+def test_the_dataset_is_counted_apart_from_the_journal(tmp_path: Path) -> None:
+    articles(tmp_path, 12)
+    with (tmp_path / "articles.jsonl").open("a") as stream:
+        stream.write("\n  \n")  # empty lines are no rows
+    words = ("+recipe=demo", *NULL, "dataset.path=articles.jsonl", "max_truncated_rate=1.0")
+    succeed(tmp_path, *words)
+    manifest = only_run(tmp_path) / "manifest.json"
+    assert json.loads(manifest.read_text())["dataset"]["rows"] == 12
+    manifest.unlink()
+    with sqlite3.connect(only_run(tmp_path) / "journal.sqlite") as database:  # as if killed before its end
+        database.execute("UPDATE meta SET value = '\"running\"' WHERE key = 'state'")
+        database.execute("DELETE FROM rows WHERE idx = 5")
+        database.execute("DELETE FROM meta WHERE key = 'dataset_rows'")
+    succeed(tmp_path, *words)  # of which one row is new
+    assert json.loads(manifest.read_text())["dataset"]["rows"] == 12
+    assert (only_run(tmp_path) / "report.md").read_text().startswith("# demo: VALID\n")
+
+
 def test_embeddings(tmp_path: Path) -> None:
     found = outputs(
         tmp_path, [{"text": "a"}, {"text": "b"}, {"text": ""}], *GENERATE, "task=embed", "max_error_rate=0.5"
@@ -137,6 +168,9 @@ def test_embeddings(tmp_path: Path) -> None:
     assert str(table.schema.field("output").type) == "list<element: float>"
     (error,) = records(only_run(tmp_path, "x") / "errors.jsonl")
     assert "empty" in error["error"]
+    for request in pq.read_table(only_run(tmp_path, "x") / "requests.parquet").to_pylist()[:2]:
+        assert request["first_token_s"] is None
+        assert request["last_token_s"] >= request["arrival_s"]
 
 
 def test_token_ids_need_no_text(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""The built-in recipes on the real models and on dummy weights, cut to two rows: they run, and their records are whole.
+
+All run in one process, one after the other, because importing torch anew takes longer than the rows do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from runner.cli import main
+from tests.runner.launch import only_run, records
+
+COMMON = ("tracking=none", "progress=false", "engine.device=cpu")
+SHORT = ("sampling.max_tokens=8",)
+SYNTHETIC = ("dataset.rows=2", "dataset.input_length.tokens=20", "dataset.output_length.tokens=8")
+TEXTS = {"sea.txt": "The sea is wide and blue. Ships cross it slowly.", "sub/hill.txt": "A hill is a small mountain."}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(folder: Path, recipe: str, *words: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Run a recipe; its folder and its records, which are the same in JSON lines and in Parquet."""
+    assert main([f"+recipe={recipe}", *COMMON, *words]) == 0
+    path = only_run(folder, recipe)
+    found = records(path / "outputs.jsonl")
+    table = pq.read_table(path / "outputs.parquet").to_pylist()
+    assert [list(row) for row in table] == [list(row) for row in found]
+    assert [row["id"] for row in table] == [row["id"] for row in found]
+    assert (path / "errors.jsonl").read_text() == ""
+    return path, found
+
+
+def check_texts(found: Sequence[dict[str, Any]]) -> None:
+    """Two rows of text within the limit."""
+    assert len(found) == 2
+    for row in found:
+        assert row["output"].strip()
+        assert 1 <= row["output_tokens"] <= 8
+        assert row["finish_reason"] in ("stop", "length")
+    assert found[0]["output"] != found[1]["output"]
+
+
+def test_chat_and_its_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, found = run(here, "chat", *SHORT, "dataset.limit=2")
+    check_texts(found)
+    assert all(row["question"] and row["category"] for row in found)
+    before = (path / "report.html").read_bytes()
+    (path / "report.html").unlink()
+    capsys.readouterr()
+    assert main(["report", str(path)]) == 0
+    assert str(path / "report.html") in capsys.readouterr().out
+    assert (path / "report.html").read_bytes() == before
+    assert found[0]["output"].split()[0] in before.decode()
+
+
+def test_summarize_files_of_ones_own(here: Path) -> None:
+    (here / "notes" / "sub").mkdir(parents=True)
+    for name, text in TEXTS.items():
+        (here / "notes" / name).write_text(text)
+    _, found = run(here, "summarize", *SHORT, "dataset.path=notes")
+    check_texts(found)
+    assert [row["id"] for row in found] == ["sea.txt", "sub/hill.txt"]
+
+
+def test_embed(here: Path) -> None:
+    path, found = run(here, "embed", "dataset.limit=2")
+    assert [len(row["output"]) for row in found] == [384, 384]
+    for row in found:
+        assert math.isclose(math.hypot(*row["output"]), 1.0, abs_tol=1e-4)
+    assert found[0]["output"] != found[1]["output"]
+    for request in pq.read_table(path / "requests.parquet").to_pylist():
+        assert request["first_token_s"] is None
+        assert 0 <= request["arrival_s"] <= request["last_token_s"]
+
+
+@pytest.mark.parametrize("recipe", ["throughput", "latency"])
+def test_synthetic_rows_on_dummy_weights(here: Path, recipe: str) -> None:
+    path, found = run(here, recipe, *SYNTHETIC)
+    assert [(row["prompt_tokens"], row["output_tokens"], row["output"]) for row in found] == [(20, 8, "")] * 2
+    flat = json.loads((path / "metrics.json").read_text())["metrics"]
+    assert (flat["tokens/prompt"], flat["tokens/output"]) == (40, 16)
+    assert flat["running/peak"] == (1 if recipe == "latency" else 2)
+    assert flat["output_tokens_per_s"] == pytest.approx(16 / flat["measured_s"])
+
+
+def test_a_prompt_longer_than_the_model_takes_is_an_error_row(here: Path) -> None:
+    rows = f"dataset.rows=[short,'{'long ' * 200}']"
+    words = ("name=x", *COMMON, *SHORT, "model=smollm2", "engine.max_model_len=64", "dataset=inline", rows)
+    assert main([*words, "prompt.template='{{ text }}'", "max_error_rate=0.5"]) == 0
+    path = only_run(here, "x")
+    assert [row["id"] for row in records(path / "outputs.jsonl")] == ["0"]
+    (error,) = records(path / "errors.jsonl")
+    assert error["row"] == 1
+    assert "64" in error["error"]
