@@ -24,13 +24,24 @@ from kernels.kv_cache import LayerCache
 
 STAGES = 3
 WARPS = 4
-ONES = 64  # rows of the block of ones that sums the denominator; all come out equal
+ONES = 16  # rows of the block of ones that sums the denominator; all come out equal
 SHARED_ROWS = 64  # query rows of a shared-prefix program
 
 
-def programs_per_sm(head_dim: int) -> int:
+def query_rows(group: int, copied: bool) -> int:
+    """Query rows per program: a group's heads, padded to a tensor-core tile; results do not depend on it.
+
+    Tiles of 8 leave keys in registers after one read, so that one buffer serves and more programs fit; that pays where
+    whole tiles are copied. Tiles of 16 and more go through wgmma on Hopper, out of two buffers.
+    """
+    return max(8 if copied else 16, triton.next_power_of_2(group))
+
+
+def programs_per_sm(head_dim: int, rows: int) -> int:
     """Programs that one multiprocessor holds at a time; results do not depend on it."""
-    return 5 if head_dim <= 64 else 2 if head_dim <= 128 else 1
+    if head_dim > 128:
+        return 1
+    return (6 if rows == 8 else 5) if head_dim <= 64 else (4 if rows == 8 else 2)
 
 
 @dataclass(frozen=True)
@@ -349,7 +360,8 @@ def decode_attention(
     group = heads // kv_heads
     dim = triton.next_power_of_2(head_dim)
     keys, values, copied = key_tiles(cache)
-    programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * programs_per_sm(head_dim))
+    rows = query_rows(group, copied)
+    programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * programs_per_sm(head_dim, rows))
     _decode_kernel[(programs,)](
         query,
         keys,
@@ -373,7 +385,7 @@ def decode_attention(
         HEAD_DIM=head_dim,
         DIM=triton.next_power_of_2(head_dim),
         BLOCK_SIZE=cache.block_size,
-        ROWS=max(16, triton.next_power_of_2(group)),
+        ROWS=rows,
         TILE=KEY_TILE,
         PIECE_=PIECE,
         ONES_=ONES,
