@@ -8,7 +8,7 @@ VOCAB_CHUNK = 4096  # logits that one program of the sampler reduces
 SEARCH_CHUNK = 8192  # logits per step of a search over a whole row
 GROUP = 32  # logits whose greatest one speaks for them when candidates are chosen
 BASIS = 2048  # candidates' limit: this group from the top
-CANDIDATES = 8192  # room for candidates
+ROOM = 256  # candidates of one VOCAB_CHUNK
 
 NUMERICS: dict[str, object] = {
     "attention": {"kernel": "paged-online-softmax-v1", "key_tile": KEY_TILE, "piece": PIECE},
@@ -21,7 +21,7 @@ NUMERICS: dict[str, object] = {
         "search_chunk": SEARCH_CHUNK,
         "group": GROUP,
         "basis": BASIS,
-        "candidates": CANDIDATES,
+        "room": ROOM,
     },
     "gemm": "sequential-k",
 }

@@ -8,17 +8,11 @@ import pytest
 import torch
 
 from kernels.attention import AttentionBatch, reference
-from kernels.cuda.decode import (
-    DecodePlan,
-    SharedPrefixes,
-    allocate_plan,
-    decode_attention,
-    plan_decode,
-    share_prefixes,
-    shared_prefix_attention,
-)
+from kernels.cuda.decode import decode_attention
+from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import prefill_attention, prefill_tiles
+from kernels.cuda.shared_prefix import SharedPrefixes, share_prefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
 exact = pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter's matrix products depend on shapes")
