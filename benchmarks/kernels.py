@@ -35,7 +35,7 @@ from kernels.sample import SamplingRows
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ``share`` is of the ceiling that bounds the kernel, ``error`` relative to the reference."""
+    """One line of the table: ``share`` is of the ceiling that bounds it, ``error`` relative to the reference."""
 
     kernel: str
     shape: str

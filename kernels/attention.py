@@ -53,8 +53,13 @@ def paged_attention(
     Returns:
         [tokens, heads, head_dim]
     """
-    if query.device.type != "cpu":
-        return reference(query, cache, batch, scale, window).to(dtype)
+    if query.is_cuda:
+        from kernels.cuda.prefill import prefill_attention, prefill_tiles
+
+        tiles = prefill_tiles(batch.query_starts, batch.context_lens, query.shape[1], *cache.keys.shape[2:])
+        result = torch.empty(query.shape, dtype=dtype, device=query.device)
+        prefill_attention(query, cache, batch.block_tables, tiles.to(query.device), scale, window, 0.0, result)
+        return result
     from kernels.cpu import attention as cpu
     from kernels.cpu.numeric import array, use_threads
 

@@ -2,7 +2,7 @@
 """Attention of one query token per sequence over the paged cache, spread evenly over the device.
 
 The keys of a sequence are cut into pieces of fixed size; a (piece, kv head) is one unit of work, and a fixed number of
-programs takes them in turn, so that a batch of mixed lengths is balanced and a captured graph fits every batch. A second
+programs takes them in turn, so that a batch of mixed lengths is balanced and a captured graph fits every batch. Another
 kernel merges the pieces of a (sequence, kv head) in their order (flash decoding, Dao et al. 2023, but with a number of
 pieces that depends on nothing but the length).
 """
@@ -26,7 +26,7 @@ ONES = 16  # rows of the block of ones that sums the denominator; all come out e
 def query_rows(group: int) -> int:
     """Query rows per program: a group's heads, padded to a tensor-core tile; results do not depend on it.
 
-    Tiles of 8 leave keys in registers after one read, so that one buffer serves and more programs fit on a multiprocessor.
+    Tiles of 8 leave keys in registers after one read: one buffer serves, and more programs fit on a multiprocessor.
     """
     return max(8, int(triton.next_power_of_2(group)))
 
@@ -118,7 +118,7 @@ def _decode_kernel(
     COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
 ):
-    """Tiles of all pieces of this program in one loop, so that the next piece's keys are on their way while one ends."""
+    """Tiles of all pieces of this program in one loop: the next piece's keys are on their way while one ends."""
     HEADS: tl.constexpr = KV_HEADS * GROUP
     TILES: tl.constexpr = PIECE_ // TILE
     row = tl.arange(0, ROWS)

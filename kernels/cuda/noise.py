@@ -22,7 +22,7 @@ def _gumbel(words):
 
 @triton.jit
 def gumbel_noise(seed, position, start, CHUNK: tl.constexpr):
-    """Noise of tokens start:start + CHUNK, the words of ``kernels.noise``: Philox word token % 4 of counter token // 4."""
+    """Noise of tokens start:start + CHUNK, as in ``kernels.noise``: Philox word token % 4 of counter token // 4."""
     a, b, c, d = _philox(seed, position, start // 4 + tl.arange(0, CHUNK // 4))
     return _gumbel(tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [CHUNK]))
 

@@ -46,5 +46,5 @@ def add_rms_norm(
 
 
 def warps(block: int) -> int:
-    """Warps per row: 8 or 16 values a thread. Part of the order of summation, so a function of the row's length alone."""
+    """Warps per row, up to 16 values a thread. Part of the order of summation: a function of the row's length alone."""
     return min(max(block // 512, 1), 16)

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """min_p, top_k and top_p without sorting, by bisection on the bits of float32, and the draw from what they keep.
 
-Filters look at few candidates where they can: the tokens from some limit on, of which there are surely enough, since the
-limit is taken from the greatest logits of small groups of tokens. Where the candidates do not decide (a flat distribution),
-the same search runs over the whole row. Which of the two runs depends on the row alone.
+Filters look at few candidates where they can: the tokens from some limit on, of which there are surely enough, since
+the limit is taken from the greatest logits of small groups of tokens. Where the candidates do not decide (a flat
+distribution), the same search runs over the whole row. Which of the two runs depends on the row alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _above(scratch, top, limit, a, b, c, VOCAB: tl.constexpr, CHUNK: tl.constexp
 
 @triton.jit
 def _search(scratch, top, limit, wanted, VOCAB: tl.constexpr, CHUNK: tl.constexpr, MASS: tl.constexpr):
-    """The greatest float32 number from which on there are ``wanted`` tokens (or weight): four-way search on its bits."""
+    """The greatest float32 number from which on there are ``wanted`` tokens (or weight), by its bits."""
     low = order(tl.zeros([1], tl.float32) + float("-inf")).to(tl.int64)
     high = order(tl.zeros([1], tl.float32) + top).to(tl.int64) + 1
     low, high = tl.max(low, 0), tl.max(high, 0)  # scalars: low fulfils the wish, high does not
@@ -96,7 +96,7 @@ def draw_from_row(scratch, limit, seed, position, VOCAB: tl.constexpr, CHUNK: tl
 
 @triton.jit
 def search_among(key, weight, top, wanted):
-    """The greatest float32 number from which on the tokens of these keys weigh ``wanted``: five-way search in registers."""
+    """The greatest float32 number from which on these keys weigh ``wanted``: five-way search in registers."""
     PIVOTS: tl.constexpr = 4
     j = tl.arange(0, PIVOTS).to(tl.int64)
     low = tl.max(order(tl.zeros([1], tl.float32) + float("-inf")), 0).to(tl.int64)

@@ -56,8 +56,8 @@ def _attend_piece(
 ):
     """q [DIM, ROWS] over the keys [piece * PIECE, end) of one block table; ``last`` [ROWS] is each row's own position.
 
-    Keys are the rows of the products, and the few queries their columns: so the tensor cores are filled by keys and each
-    warp has its own keys. Returns maximum [ROWS], denominator [ROWS] and weighted sum [ROWS, DIM].
+    Keys are the rows of the products, and the few queries their columns: so keys fill the tensor cores, and each warp
+    has its own keys. Returns maximum [ROWS], denominator [ROWS] and weighted sum [ROWS, DIM].
     """
     lane = tl.arange(0, TILE)
     ones = tl.full([ONES_, TILE], 1.0, q.dtype)
@@ -153,7 +153,8 @@ def _shared_kernel(
         q = tl.trans(tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0))
         table = tables + tl.load(members + member).to(tl.int64) * table_stride
         top, total, acc = _attend_piece(
-            q, keys, values, table, kv_head, piece, piece * PIECE_ + PIECE_, context - 1, scale, scale_log2, cap, window,
+            q, keys, values, table, kv_head, piece, piece * PIECE_ + PIECE_, context - 1, scale, scale_log2, cap,
+            window,
             KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, CAPPED, WINDOWED, COPIED, STAGES_,
         )  # fmt: skip
         slot = tl.load(starts + sequence, mask=live, other=0) + piece - first

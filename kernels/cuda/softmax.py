@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """The one piece of arithmetic that decode, prefill and shared-prefix attention have in common.
 
-Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over key tiles of fixed size, which make up pieces of fixed
-size, which are merged. A query row gets the same bits from every kernel that walks them in the same order, because
+Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over key tiles of fixed size, which make up pieces of
+fixed size, which are merged. A query row gets the same bits from every kernel that walks them in the same order, because
 
 * products go through the tensor cores, which add along the key axis in one order whatever the number of query rows;
 * the denominator is P times a block of ones, so that it is added in that order too (``tl.sum`` depends on the layout);
@@ -59,7 +59,7 @@ def load_tile(
     keys, values, table, first, end, kv_head, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values [TILE, DIM] at positions first:first + TILE of a block table; from ``end`` on zeros (COPIED: stale)."""
+    """Keys and values [TILE, DIM] at positions first:first + TILE; from ``end`` on zeros (COPIED: stale ones)."""
     if COPIED:
         block = tl.load(table + first // BLOCK_SIZE, mask=first < end, other=0)
         slot = block * BLOCK_SIZE + first % BLOCK_SIZE
