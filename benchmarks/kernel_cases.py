@@ -6,16 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.cuda.decode import (
-    DecodePlan,
-    SharedPrefixes,
-    allocate_plan,
-    decode_attention,
-    plan_decode,
-    shared_prefix_attention,
-)
+from kernels.cuda.decode import decode_attention
+from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import prefill_attention, prefill_tiles
+from kernels.cuda.shared_prefix import SharedPrefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
 

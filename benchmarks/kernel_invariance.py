@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from benchmarks.kernel_cases import SHAPES, Attention, Shape
 from kernels.cuda import gemm, norm, sample
-from kernels.cuda.decode import share_prefixes
 from kernels.cuda.prefill import prefill_tiles
+from kernels.cuda.shared_prefix import share_prefixes
 from kernels.kv_cache import LayerCache
 from kernels.sample import SamplingRows
 

@@ -1,7 +1,7 @@
-"""Measure every CUDA kernel against the device's ceilings: ``python benchmarks/kernels.py [kernel ...]`` on a GPU machine.
+"""Measure every CUDA kernel against the device's ceilings: ``python benchmarks/kernels.py [kernel ...]``, on a GPU.
 
-Prints one table and writes ``kernels.json`` to $OUT, or to outputs/. Times are those of replayed graphs, on random data.
-Bytes count every input and output once; operations of attention count visible keys only.
+Prints one table and writes ``kernels.json`` to $OUT, or to outputs/. Times are those of replayed graphs, on random
+data. Bytes count every input and output once; operations of attention count visible keys only.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from kernels.cuda import activation as cuda_activation
 from kernels.cuda import norm as cuda_norm
 from kernels.cuda import rope_cache as cuda_rope
 from kernels.cuda import sample as cuda_sample
-from kernels.cuda.decode import share_prefixes
+from kernels.cuda.shared_prefix import share_prefixes
 from kernels.kv_cache import LayerCache
 from kernels.sample import SamplingRows
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``share`` is of the ceiling that bounds the kernel, ``error`` relative to the reference."""
+    """One line of the table: ``share`` is of the ceiling that bounds it, ``error`` relative to the reference."""
 
     kernel: str
     shape: str
@@ -208,11 +208,11 @@ def gemms(meter: Meter, shape: Shape) -> Iterator[Row]:
             out = torch.empty(rows, n, device="cuda", dtype=torch.bfloat16)
             error = relative(gemm.skinny_linear(x, weights[0]), x.double() @ weights[0].double().t())
 
-            def library(x: torch.Tensor = x, out: torch.Tensor = out) -> None:
+            def library(x: torch.Tensor = x, out: torch.Tensor = out, weights: list[torch.Tensor] = weights) -> None:
                 for w in weights:
                     torch.mm(x, w.t(), out=out)
 
-            def ours(x: torch.Tensor = x, out: torch.Tensor = out) -> None:
+            def ours(x: torch.Tensor = x, out: torch.Tensor = out, weights: list[torch.Tensor] = weights) -> None:
                 for w in weights:
                     gemm.skinny_linear(x, w, None, out)
 

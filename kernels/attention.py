@@ -12,7 +12,7 @@ import torch
 from kernels.kv_cache import LayerCache, gather
 
 if TYPE_CHECKING:
-    from kernels.cuda.decode import DecodePlan
+    from kernels.cuda.decode_plan import DecodePlan
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class PackedLinear:
         """x [rows, in_features] -> [rows, out_features]."""
         if self._packed is None:
             assert self._weight is not None
+            if x.is_cuda:
+                from kernels.cuda import gemm
+
+                return gemm.linear(x, self._weight, self._bias)
             return F.linear(x, self._weight, self._bias)
         rows = x.shape[0]
         if rows < MIN_ROWS:

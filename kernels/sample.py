@@ -15,8 +15,8 @@ GREEDY_BELOW = 1e-5  # temperatures under this take the likeliest token
 class SamplingRows:
     """Sampling parameters of the rows of a batch, each [rows] on the logits' device; neutral values switch a step off.
 
-    ``occurrences`` is the state that penalties read, or None where no row has any: [states, vocab] int32, twice the number of
-    times a token stands in the output, plus 1 if it stands in the prompt. Row i of the batch reads state ``states[i]``.
+    ``occurrences`` is the state that penalties read, or None where no row has any: [states, vocab] int32, twice the
+    number of times a token stands in the output, plus 1 if it stands in the prompt. Row i reads state ``states[i]``.
     """
 
     temperature: torch.Tensor  # float32; below GREEDY_BELOW greedy
@@ -44,8 +44,8 @@ class Sampled:
 def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: bool = True) -> Sampled:
     """Draw a token per row.
 
-    Penalties, temperature, min_p, top_k, top_p, then Gumbel-max with noise from (seed, position, token). A filter keeps all
-    tokens whose logit equals its last one's.
+    Penalties, temperature, min_p, top_k, top_p, then Gumbel-max with noise from (seed, position, token). A filter keeps
+    all tokens whose logit equals its last one's.
 
     Args:
         logits: [rows, vocab], any float type; -inf forbids a token.

@@ -19,7 +19,7 @@ from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request, Status
 from kernels.attention import CudaAttentionBatch
-from kernels.cuda.decode import allocate_plan, plan_decode
+from kernels.cuda.decode_plan import allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import prefill_tiles
 from kernels.identity import kernel_id

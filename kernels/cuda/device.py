@@ -30,8 +30,9 @@ def copies_tiles(device: torch.device) -> bool:
 def key_tiles(cache: LayerCache) -> tuple[object, object, bool]:
     """What attention kernels read keys and values through, and whether that is the tile copy engine.
 
-    The engine takes a whole key tile at once where a block holds it: block_size must be a multiple of KEY_TILE. Otherwise
-    each row is found by its own address. Both give the same bits, as long as stale values behind a context are finite.
+    The engine takes a whole key tile at once where a block holds it: block_size must be a multiple of KEY_TILE.
+    Otherwise each row is found by its own address. Both give the same bits, as long as stale values behind a context
+    are finite.
     """
     blocks, block_size, kv_heads, head_dim = cache.keys.shape
     fits = head_dim in (64, 128, 256) and cache.keys.element_size() == 2 and block_size % KEY_TILE == 0

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Matrix products with weights: cuBLAS without split-K, and a Triton kernel for a few rows, equal to it to the bit.
 
 Both add along K in order. A row's result then depends on neither the number of rows nor which of the two ran.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
@@ -74,6 +75,20 @@ def tile(rows: int, columns: int) -> tuple[int, int, int, int]:
     if columns >= 16384:
         return (128, 64, 6, 4) if rows > 16 else (64, 128, 4, 4)
     return (32, 256, 4, 4) if rows > 16 else (64, 128, 6, 4)
+
+
+def skinny_pays(rows: int, columns: int, depth: int) -> bool:
+    """Whether ``skinny_linear`` was faster than cuBLAS at such a size (docs/performance_kernels.md)."""
+    if depth < 1024:
+        return False
+    return (rows <= 16 and columns > depth) or (rows <= MAX_ROWS and columns >= 100_000)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [rows, K] @ weight.T [N, K] + bias, by whichever kernel is faster; both give the same bits without a bias."""
+    if bias is None and x.dtype == weight.dtype == torch.bfloat16 and skinny_pays(x.shape[0], *weight.shape):
+        return skinny_linear(x, weight)
+    return F.linear(x, weight, bias)
 
 
 def skinny_linear(

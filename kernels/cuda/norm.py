@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Residual addition and RMSNorm in one pass: one program per row, whose sum has one order per hidden size."""
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def add_rms_norm(
 
 
 def warps(block: int) -> int:
-    """Warps per row: 8 or 16 values a thread. Part of the order of summation, so a function of the row's length alone."""
+    """Warps per row, up to 16 values a thread. Part of the order of summation: a function of the row's length alone."""
     return min(max(block // 512, 1), 16)

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Attention of many query tokens per sequence (prefill and its chunks) over the paged cache."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Per-head q/k norm, rotary embedding and the write of keys and values into the paged cache, in one pass over qkv."""
 
 from __future__ import annotations

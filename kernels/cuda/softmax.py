@@ -1,8 +1,8 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """The one piece of arithmetic that decode, prefill and shared-prefix attention have in common.
 
-Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over key tiles of fixed size, which are merged into pieces of
-fixed size. A query row gets the same bits from every kernel that walks its tiles and pieces in the same order, because
+Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over key tiles of fixed size, which make up pieces of
+fixed size, which are merged. A query row gets the same bits from every kernel that walks them in one order, because
 
 * products go through the tensor cores, which add along the key axis in one order whatever the number of query rows;
 * the denominator is P times a block of ones, so that it is added in that order too (``tl.sum`` depends on the layout);
@@ -59,7 +59,7 @@ def load_tile(
     keys, values, table, first, end, kv_head, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values [TILE, DIM] of positions first:first + TILE of a block table; zeros (COPIED: stale) from ``end``."""
+    """Keys and values [TILE, DIM] at positions first:first + TILE; from ``end`` on zeros (COPIED: stale ones)."""
     if COPIED:
         block = tl.load(table + first // BLOCK_SIZE, mask=first < end, other=0)
         slot = block * BLOCK_SIZE + first % BLOCK_SIZE
@@ -75,3 +75,20 @@ def load_tile(
         k = tl.load(keys + offset, mask=mask, other=0.0)
         v = tl.load(values + offset, mask=mask, other=0.0)
     return k, v
+
+
+@triton.jit
+def visible_keys(key, last, window, WINDOWED: tl.constexpr):
+    """[keys, rows]: whether a row at position ``last`` sees the key at position ``key``."""
+    visible = key[:, None] <= last[None, :]
+    if WINDOWED:
+        visible = visible & (key[:, None] > last[None, :] - window)
+    return visible
+
+
+@triton.jit
+def store_piece(tops, totals, sums, top, total, acc, index, live, dim, HEAD_DIM: tl.constexpr):
+    """Write partial results of rows to their scratch places: index [rows] = slot * heads + head."""
+    tl.store(tops + index, top, mask=live)
+    tl.store(totals + index, total, mask=live)
+    tl.store(sums + (index * HEAD_DIM)[:, None] + dim[None, :], acc, mask=live[:, None] & (dim < HEAD_DIM)[None, :])

@@ -7,18 +7,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from kernels.attention import AttentionBatch, reference
-from kernels.cuda.decode import (
-    DecodePlan,
-    SharedPrefixes,
-    allocate_plan,
-    decode_attention,
-    plan_decode,
-    share_prefixes,
-    shared_prefix_attention,
-)
+from kernels.attention import AttentionBatch, paged_attention, reference
+from kernels.cuda.decode import decode_attention
+from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import prefill_attention, prefill_tiles
+from kernels.cuda.shared_prefix import SharedPrefixes, share_prefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
 exact = pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter's matrix products depend on shapes")
@@ -263,3 +257,18 @@ def test_a_sequence_has_the_same_bits_alone_and_in_a_batch(device: torch.device,
     for i in range(0, 256, 32):
         single = Case([lengths[i]], 32, 8, 128, case.cache, case.tables[i : i + 1], [case.queries[i]])
         assert torch.equal(decode(single)[0], together[i])
+
+
+@pytest.mark.gpu
+@exact
+def test_dispatch_by_device(device: torch.device, dtype: torch.dtype) -> None:
+    case = make([300, 40], 8, 2, 128, device, dtype)
+    batch = AttentionBatch([0, 1, 21], case.lengths, case.tables)
+    query = torch.cat([case.queries[0][-1:], case.queries[1][-20:]])
+    result = paged_attention(query, case.cache, batch, case.scale, 0, dtype)
+    assert torch.equal(result[0], decode(case)[0])
+    assert error(result, reference(query.double(), _double(case.cache), batch, case.scale, 0)) < 1e-2
+
+
+def _double(cache: LayerCache) -> LayerCache:
+    return LayerCache(cache.keys.double(), cache.values.double(), cache.block_size)

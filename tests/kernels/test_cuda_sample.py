@@ -71,6 +71,21 @@ def test_all_filters_and_penalties(device: torch.device) -> None:
     agree(logits(device), rows, filtered=True)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_large_vocabularies_flat_and_peaked(spread: float, device: torch.device) -> None:
+    """Flat rows have more candidates than there is room for, and are searched whole."""
+    x = (torch.randn(3, 20011, generator=torch.Generator().manual_seed(3)) * spread).to(device)
+    rows = parameters(device, 3)
+    rows = replace(
+        rows,
+        temperature=torch.full((3,), 0.9, device=device),
+        top_k=torch.tensor([0, 700, 15000], dtype=torch.int32, device=device),
+        top_p=torch.tensor([0.95, 0.9, 0.8], device=device),
+        min_p=torch.tensor([0.0, 0.0, 0.01], device=device),
+    )
+    agree(x, rows, filtered=True)
+
+
 def test_equal_logits_go_to_the_lowest_token_when_greedy(device: torch.device) -> None:
     x = torch.zeros(2, VOCAB, device=device)
     x[0, [4999, 4100, 4500]] = 2.0
