@@ -95,7 +95,7 @@ def decode(meter: Meter, shape: Shape) -> Iterator[Row]:
             out, plan = torch.empty_like(query), a.plan()
             a.decode(query, plan, out)
             error = attention_error(a, query, out, 1)
-            work = lambda a=a, q=query, p=plan, o=out: a.decode(q, p, o)
+            work = lambda a=a, q=query, p=plan, o=out: a.decode(q, p, o)  # noqa: E731
             yield meter.row("decode", shape, f"{name}, blocks {block_size}", work, a.decode_bytes, "read_gbps", error)
 
 
@@ -133,7 +133,7 @@ def prefill(meter: Meter, shape: Shape) -> Iterator[Row]:
             a.prefill(query, tiles, out)
             error = attention_error(a, query, out, tokens)
             case = f"{name}, blocks {block_size}"
-            work = lambda a=a, q=query, t=tiles, o=out: a.prefill(q, t, o)
+            work = lambda a=a, q=query, t=tiles, o=out: a.prefill(q, t, o)  # noqa: E731
             yield meter.row("prefill", shape, case, work, a.prefill_flops(tokens), "matmul_tflops", error)
 
 
@@ -144,7 +144,7 @@ def norms(meter: Meter, shape: Shape) -> Iterator[Row]:
         out = torch.empty_like(x)
         wanted = norm.reference(x, residual.clone(), weight, 1e-5)
         error = relative(cuda_norm.add_rms_norm(x, residual.clone(), weight, 1e-5), wanted)
-        work = lambda x=x, r=residual, o=out: cuda_norm.add_rms_norm(x, r, weight, 1e-5, o)
+        work = lambda x=x, r=residual, o=out: cuda_norm.add_rms_norm(x, r, weight, 1e-5, o)  # noqa: E731
         yield meter.row("add + rms norm", shape, f"{tokens} tokens", work, 4 * x.nbytes, "copy_gbps", error)
 
 
@@ -163,7 +163,7 @@ def ropes(meter: Meter, shape: Shape) -> Iterator[Row]:
         wanted = rope_cache.reference(
             qkv, shape.heads, positions, slots, rotation, head_norm, caches[1], shape.kv_heads
         )
-        work = lambda q=qkv, p=positions, s=slots, c=caches, o=out: cuda_rope.rope_and_cache(
+        work = lambda q=qkv, p=positions, s=slots, c=caches, o=out: cuda_rope.rope_and_cache(  # noqa: E731
             q, shape.heads, shape.kv_heads, p, s, rotation, (none, none, 0.0), c[0], o
         )
         work()
@@ -176,7 +176,7 @@ def activations(meter: Meter, shape: Shape) -> Iterator[Row]:
         gate_up = torch.randn(tokens, 2 * shape.intermediate, device="cuda").bfloat16()
         out = gate_up.new_empty(tokens, shape.intermediate)
         error = relative(cuda_activation.gated(gate_up, "silu"), activation.reference(gate_up))
-        work = lambda g=gate_up, o=out: cuda_activation.gated(g, "silu", o)
+        work = lambda g=gate_up, o=out: cuda_activation.gated(g, "silu", o)  # noqa: E731
         yield meter.row("silu * up", shape, f"{tokens} tokens", work, 1.5 * gate_up.nbytes, "copy_gbps", error)
 
 
@@ -195,7 +195,7 @@ def samplers(meter: Meter, shape: Shape) -> Iterator[Row]:
         }
         for name, parameters in cases.items():
             filtered = "top" in name
-            work = lambda x=x, p=parameters, f=filtered: cuda_sample.sample(x, p, f)
+            work = lambda x=x, p=parameters, f=filtered: cuda_sample.sample(x, p, f)  # noqa: E731
             yield meter.row("sample", shape, f"{rows} rows, {name}", work, x.nbytes, "read_gbps")
 
 
