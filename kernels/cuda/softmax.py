@@ -2,7 +2,7 @@
 """The one piece of arithmetic that decode, prefill and shared-prefix attention have in common.
 
 Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over key tiles of fixed size, which make up pieces of
-fixed size, which are merged. A query row gets the same bits from every kernel that walks them in the same order, because
+fixed size, which are merged. A query row gets the same bits from every kernel that walks them in one order, because
 
 * products go through the tensor cores, which add along the key axis in one order whatever the number of query rows;
 * the denominator is P times a block of ones, so that it is added in that order too (``tl.sum`` depends on the layout);
