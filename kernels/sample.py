@@ -80,8 +80,10 @@ def penalise(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
     """Repetition, then frequency and presence penalties."""
     if rows.occurrences is None:
         return logits
-    assert rows.states is not None and rows.presence is not None
-    assert rows.frequency is not None and rows.repetition is not None
+    assert rows.states is not None
+    assert rows.presence is not None
+    assert rows.frequency is not None
+    assert rows.repetition is not None
     seen = rows.occurrences[rows.states.long()]
     factor = torch.where(seen > 0, rows.repetition[:, None], 1.0)
     logits = torch.where(logits > 0, logits / factor, logits * factor)

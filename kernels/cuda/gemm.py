@@ -51,10 +51,7 @@ def _linear_kernel(
     inside = column < N
     weights = weight + column.to(tl.int64)[:, None] * K + k[None, :]
     inputs = x + row.to(tl.int64)[:, None] * x_stride + k[None, :]
-    if COLUMNS >= 64:
-        acc = tl.zeros([COLUMNS, ROWS], tl.float32)
-    else:
-        acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+    acc = tl.zeros([COLUMNS, ROWS], tl.float32) if COLUMNS >= 64 else tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in tl.range(0, K, DEPTH, num_stages=STAGES_):
         w = tl.load(weights + start, mask=inside[:, None] & (k + start < K)[None, :], other=0.0)
         v = tl.load(inputs + start, mask=(row < rows)[:, None] & (k + start < K)[None, :], other=0.0)

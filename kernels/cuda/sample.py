@@ -71,7 +71,7 @@ def _choose_kernel(
     tops = tl.load(part_max + part, mask=mask, other=float("-inf"))
     top = tl.max(tops, 0)
     total = tl.sum(tl.load(part_sum + part, mask=mask, other=0.0) * tl.exp(tops - top), 0)
-    best, index = tl.max(
+    _best, index = tl.max(
         tl.load(part_best + part, mask=mask, other=float("-inf")),
         0,
         return_indices=True,
@@ -135,7 +135,7 @@ def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: boo
         return torch.empty(shape, dtype=torch.int32, device=logits.device)
 
     scratch = floats(count, vocab) if filtered else logits
-    parts = tuple(floats(count, chunks) for _ in range(5)) + (ints(count, chunks),)
+    parts = (*tuple(floats(count, chunks) for _ in range(5)), ints(count, chunks))
     groups = floats(count, chunks * (VOCAB_CHUNK // GROUP)) if filtered else parts[0]
     part_count, floors = ints(count, chunks), floats(count)
     values = floats(count, chunks, ROOM) if filtered else parts[0]

@@ -31,10 +31,7 @@ def _above(scratch, top, limit, a, b, c, VOCAB: tl.constexpr, CHUNK: tl.constexp
     for start in tl.range(0, VOCAB, CHUNK, num_stages=3):
         x = tl.load(scratch + start + i, mask=start + i < VOCAB, other=float("-inf"))
         key = order(x)
-        if MASS:
-            weight = tl.where(x >= limit, tl.exp(x - top), 0.0)
-        else:
-            weight = tl.where(start + i < VOCAB, 1.0, 0.0)
+        weight = tl.where(x >= limit, tl.exp(x - top), 0.0) if MASS else tl.where(start + i < VOCAB, 1.0, 0.0)
         sum_a += tl.where(key >= a, weight, 0.0)
         sum_b += tl.where(key >= b, weight, 0.0)
         sum_c += tl.where(key >= c, weight, 0.0)
