@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Words, list[str]]] = {
     ),
     "incomplete config": (
         lambda path: (*IDS, "model.load_format=dummy", model_folder(path, without("hidden_size"))),
-        ["'hidden_size'"],
+        ["hidden_size"],
     ),
     "damaged config": (lambda path: (*IDS, model_folder(path, "{", b"x")), ["config.json", "JSON"]),
     "longer than the model": (
