@@ -194,7 +194,7 @@ def _generation(
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)
-    return GenerationCore(model, runner, limits, tokenizer)
+    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
@@ -210,6 +210,7 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
         max_seqs=sizes.seqs,
         max_len=sizes.length,
         enforce_eager=args.enforce_eager,
+        cascade=not args.disable_cascade_attn,
     )
 
 

@@ -63,8 +63,17 @@ class _Step:
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
-    def __init__(self, model: GenerationModel, runner: Runner, limits: Limits, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        model: GenerationModel,
+        runner: Runner,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        ahead: bool = True,
+    ) -> None:
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
         self.model = model
+        self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
@@ -117,7 +126,7 @@ class GenerationCore:
         launched = self._launch(plan) if plan.slices else None
         outputs = self._finish_launched()
         self._launched = launched
-        if launched is not None and not self.runner.runs_ahead(plan):
+        if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
             outputs += self._finish_launched()
         return outputs
 
