@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
@@ -25,6 +25,7 @@ from engine.model.spec import DecoderSpec, EncoderSpec, read_spec
 from engine.model.weights import iter_weights, read_config, read_generation_config
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
+from engine.schedule.policy import Policy
 from engine.schedule.scheduler import Limits
 from engine.sizes import (
     CPU_TOKENS,
@@ -190,7 +191,8 @@ def _generation(
         block_size=sizes.block_size,
         chunked_prefill=args.enable_chunked_prefill,
         prefix_caching=args.enable_prefix_caching,
-        policy="priority" if args.scheduling_policy == "priority" else "fcfs",
+        policy=cast(Policy, args.scheduling_policy),
+        balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)

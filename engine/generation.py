@@ -106,10 +106,8 @@ class GenerationCore:
         self._next_index += 1
         self._check(prompt, params)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
-        leader: Request | None = None
         for child in range(params.n):
-            request = self._request(index, child, prompt, params, leader)
-            leader = leader or request
+            request = self._request(index, child, prompt, params)
             completion = Completion(request, self.tokenizer)
             generation.completions.append(completion)
             self._generations[request] = generation
@@ -122,12 +120,16 @@ class GenerationCore:
         Where the runner runs ahead, the device computes the new batch while this method books the old one. A batch
         whose tokens must be known before the next one can be planned is finished at once.
         """
-        plan = self.scheduler.schedule()
-        launched = self._launch(plan) if plan.slices else None
-        outputs = self._finish_launched()
-        self._launched = launched
-        if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
-            outputs += self._finish_launched()
+        try:
+            plan = self.scheduler.schedule()
+            launched = self._launch(plan) if plan.slices else None
+            outputs = self._finish_launched()
+            self._launched = launched
+            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
+                outputs += self._finish_launched()
+        except BaseException:
+            self.reset_prefix_cache()  # it names blocks that a planned step would have written
+            raise
         return outputs
 
     def _launch(self, plan: StepPlan) -> _Step:
@@ -195,9 +197,7 @@ class GenerationCore:
         if params.stop_strings and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
-    def _request(
-        self, index: int, child: int, prompt: Input, params: SamplingParams, leader: Request | None
-    ) -> Request:
+    def _request(self, index: int, child: int, prompt: Input, params: SamplingParams) -> Request:
         room = self.model.max_model_len - len(prompt.token_ids)
         stop_ids = frozenset(params.stop_token_ids or ())
         seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
@@ -211,7 +211,6 @@ class GenerationCore:
             seed=(seed + child) & MAX_SEED,
             priority=prompt.priority,
             salt=prompt.cache_salt.encode(),
-            leader=leader,
         )
 
     def _book(self, plan: StepPlan, result: StepResult, alive: set[Request], now: float) -> None:
