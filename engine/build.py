@@ -66,8 +66,12 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def build(args: EngineArgs) -> Engine:
+def build(args: EngineArgs, decoder: Decoder | None = None) -> Engine:
     """Load the model and set everything up.
+
+    Args:
+        args: the engine's arguments.
+        decoder: the model's weights where another engine has loaded them, with the same dtype and max_model_len.
 
     Raises:
         ValueError: the model, an argument or the memory does not allow it; the message says what to change.
@@ -91,7 +95,7 @@ def build(args: EngineArgs) -> Engine:
         core: GenerationCore | PoolingCore = _pooling(args, files, spec, dtype, device, tokenizer, clock)
     else:
         eos = end_ids(config, generation_config, tokenizer)
-        core = _generation(args, files, spec, dtype, device, tokenizer, eos, clock)
+        core = _generation(args, files, spec, dtype, device, tokenizer, eos, clock, decoder)
     return Engine(core, tokenizer, files, config, generation_config, device, clock.seconds)
 
 
@@ -174,12 +178,13 @@ def _generation(
     tokenizer: Tokenizer | None,
     eos: frozenset[int],
     clock: _Clock,
+    decoder: Decoder | None,
 ) -> GenerationCore:
     sizes = choose_sizes(args, spec, device)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
         cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
     with clock.phase("load"):
-        decoder = Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
+        decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
         runner = _runner(args, decoder, blocks, sizes, device)
