@@ -144,6 +144,19 @@ class GenerationCore:
         self._booked = now
         return self._collect(alive)
 
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
+
+        ``None`` where no unfinished prompt has this id. What a launched step still draws for it is dropped.
+        """
+        generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
+        if generation is None:
+            return None
+        for completion in generation.completions:
+            self.scheduler.finish(completion.request, "abort")
+            del self._generations[completion.request], self._completions[completion.request]
+        return self._output(generation)
+
     def abort_all(self) -> None:
         """Drop every unfinished request."""
         self._finish_launched()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from engine.args import EngineArgs
 from engine.build import Engine, build, set_threads
+from engine.generation import GenerationCore
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from engine.pooling import PoolingCore
@@ -178,6 +179,17 @@ class LLM:
             self._streaming = False
             if self._engine is not None:
                 core.abort_all()
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt of the open stream; gives what there is of it, with the finish reason ``abort``.
+
+        The stream does not yield it again. ``None`` where the prompt is finished, or not pulled from its iterator yet.
+
+        Raises:
+            TypeError: the model does not generate.
+        """
+        self._require("generate")
+        return cast(GenerationCore, self._open.core).abort(request_id)
 
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer of the model.
