@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from engine.args import EngineArgs
+from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.generation import GenerationCore, GenerationModel
@@ -193,7 +194,13 @@ def _generation(
         policy="priority" if args.scheduling_policy == "priority" else "fcfs",
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
-    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)
+    model = GenerationModel(
+        vocab_size=spec.vocab_size,
+        max_model_len=sizes.length,
+        eos_ids=known,
+        seed=args.seed,
+        costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
+    )
     return GenerationCore(model, runner, limits, tokenizer)
 
 
