@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
+from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
@@ -30,6 +31,7 @@ class GenerationModel:
     max_model_len: int
     eos_ids: frozenset[int]
     seed: int
+    costs: DecoderCosts
 
 
 @dataclass(eq=False)
@@ -58,6 +60,7 @@ class _Step:
     plan: StepPlan
     launched: Launched
     start: float
+    cost: Cost
 
 
 class GenerationCore:
@@ -84,6 +87,7 @@ class GenerationCore:
         self._booked = self._ready
         self._launched: _Step | None = None
         self._timeline = Timeline()
+        self._groups = StepGroups()
         self._totals = EngineStats()
 
     @property
@@ -137,9 +141,15 @@ class GenerationCore:
         for part in plan.slices:
             generation = self._generations[part.request]
             generation.scheduled = generation.scheduled or start
-        step = _Step(plan, self.runner.launch(plan), start)
+        step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
+
+    def _shared_tokens(self) -> int:
+        """Cached tokens that a block holds for more than one running request, once for each but the first."""
+        scheduler = self.scheduler
+        listed = sum(len(request.blocks) for request in scheduler.running)
+        return max(0, listed - scheduler.pool.held) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""
@@ -151,9 +161,22 @@ class GenerationCore:
         alive = {request for request in result.samples if request.status is not Status.FINISHED}
         self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
         self._book(step.plan, result, alive, now)
-        self._count(step.plan, alive, now, now - max(step.start, self._booked))
+        self._count(step, result, alive, now)
         self._booked = now
         return self._collect(alive)
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
+
+        ``None`` where no unfinished prompt has this id. What a launched step still draws for it is dropped.
+        """
+        generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
+        if generation is None:
+            return None
+        for completion in generation.completions:
+            self.scheduler.finish(completion.request, "abort")
+            del self._generations[completion.request], self._completions[completion.request]
+        return self._output(generation)
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
@@ -173,6 +196,7 @@ class GenerationCore:
             waiting=self.scheduler.waiting,
             kv_blocks_total=pool.size,
             kv_blocks_used=pool.held,
+            step_groups=self._groups.groups(),
             timeline=self._timeline.points(),
         )
 
@@ -260,8 +284,12 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
-        old, pool = self._totals, self.scheduler.pool
+    def _count(self, step: _Step, result: StepResult, alive: set[Request], now: float) -> None:
+        old, pool, plan, cost = self._totals, self.scheduler.pool, step.plan, step.cost
+        seconds = now - max(step.start, self._booked)
+        device = old.device_busy_seconds
+        if result.device_seconds is not None:
+            device = (device or 0.0) + result.device_seconds
         started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
         self._totals = replace(
             old,
@@ -274,7 +302,11 @@ class GenerationCore:
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,
+            device_busy_seconds=device,
+            flops=old.flops + cost.flops,
+            bytes=old.bytes + cost.bytes,
         )
+        self._groups.add(cost, seconds)
         self._timeline.add(
             TimelinePoint(
                 time=now - self._ready,
