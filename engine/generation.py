@@ -10,9 +10,10 @@ from engine.completion import Completion, named_logprobs
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
+from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
-from engine.schedule.scheduler import Limits, Scheduler
+from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
 from engine.stats import EngineStats, TimelinePoint
 from engine.text.inputs import Input, InputError
@@ -156,7 +157,7 @@ class GenerationCore:
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
-        pool = self.scheduler.pool
+        pool = self.scheduler.kv.pool
         return replace(
             self._totals,
             preemptions=self.scheduler.preemptions,
@@ -169,7 +170,7 @@ class GenerationCore:
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompt beginnings."""
-        self.scheduler.pool.forget_all()
+        self.scheduler.kv.pool.forget_all()
 
     def _check(self, prompt: Input, params: SamplingParams) -> None:
         ids, limit = prompt.token_ids, self.model.max_model_len
@@ -252,7 +253,7 @@ class GenerationCore:
         )
 
     def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
-        old, pool = self._totals, self.scheduler.pool
+        old, pool = self._totals, self.scheduler.kv.pool
         started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
         self._totals = replace(
             old,

@@ -95,7 +95,13 @@ def test_order_and_preemption_change_nothing(model: Path, expected: Result) -> N
     order = random.Random(1).sample(range(96), 96)
     work, params = prompts(96), mixed_params(96)
     tiny = 1500 * 2 * spec.kv_heads * spec.head_dim * 2 * LAYERS
-    got = run(model, [work[i] for i in order], [params[i] for i in order], kv_cache_memory_bytes=tiny)
+    got = run(
+        model,
+        [work[i] for i in order],
+        [params[i] for i in order],
+        kv_cache_memory_bytes=tiny,
+        enable_admission_control=False,
+    )
     assert got == [expected[i] for i in order]
 
 
