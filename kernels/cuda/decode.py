@@ -15,6 +15,7 @@ import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan
 from kernels.cuda.device import key_tiles, multiprocessors
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.numerics import KEY_TILE, PIECE
 from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
 from kernels.kv_cache import LayerCache
@@ -46,8 +47,10 @@ def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int]:
 def _merge_kernel(
     starts, tops, totals, sums, out,
     HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Merge the pieces of one (sequence, kv head) in their order; a single piece has been written already."""
+    wait_for_earlier(EARLY)
     sequence, head = tl.program_id(0), tl.program_id(1) * GROUP
     slot, end_slot = tl.load(starts + sequence), tl.load(starts + sequence + 1)
     if end_slot - slot < 2:
@@ -117,8 +120,10 @@ def _decode_kernel(
     WINDOWED: tl.constexpr,
     COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Tiles of all pieces of this program in one loop: the next piece's keys are on their way while one ends."""
+    wait_for_earlier(EARLY)
     HEADS: tl.constexpr = KV_HEADS * GROUP
     TILES: tl.constexpr = PIECE_ // TILE
     row = tl.arange(0, ROWS)
@@ -189,7 +194,7 @@ def decode_attention(
     group = heads // kv_heads
     dim = triton.next_power_of_2(head_dim)
     keys, values, copied = key_tiles(cache)
-    rows = query_rows(group)
+    rows, early = query_rows(group), starts_early(query.device)
     warps, per_sm = shape(head_dim, rows, copied)
     programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * per_sm)
     _decode_kernel[(programs,)](
@@ -224,6 +229,7 @@ def decode_attention(
         COPIED=copied,
         STAGES_=STAGES,
         num_warps=warps,
+        **launch_arguments(early),
     )
     _merge_kernel[(query.shape[0], kv_heads)](
         plan.starts,
@@ -237,4 +243,5 @@ def decode_attention(
         ROWS=triton.next_power_of_2(group),
         DIM=dim,
         num_warps=4,
+        **launch_arguments(early),
     )

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.numerics import PIECE
 
 
@@ -59,9 +60,19 @@ def first_piece(context, window, PIECE_: tl.constexpr):
 
 @triton.jit
 def _plan_kernel(
-    contexts, shared, items, starts, counts, sequences, window, SEQUENCES: tl.constexpr, PIECE_: tl.constexpr
+    contexts,
+    shared,
+    items,
+    starts,
+    counts,
+    sequences,
+    window,
+    SEQUENCES: tl.constexpr,
+    PIECE_: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Program i counts the pieces of the sequences before i, then lists its own."""
+    wait_for_earlier(EARLY)
     sequence = tl.program_id(0)
     i = tl.arange(0, SEQUENCES)
     context = tl.load(contexts + i, mask=i < sequences, other=0)
@@ -109,4 +120,5 @@ def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: tor
         SEQUENCES=triton.next_power_of_2(sequences),
         PIECE_=PIECE,
         num_warps=4,
+        **launch_arguments(starts_early(context_lens.device)),
     )
