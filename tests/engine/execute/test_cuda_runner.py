@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from engine import SamplingParams
+from engine.costs import DecoderCosts
 from engine.execute import shared_blocks
 from engine.execute.cuda_runner import CudaModelRunner
 from engine.execute.step_graphs import Computed
@@ -30,6 +31,7 @@ from kernels.kv_cache import LayerCache
 
 VOCAB, HEADS, KV_HEADS, HEAD_DIM, BLOCK, MAX_LEN = 61, 4, 2, 16, 16, 640
 CPU = torch.device("cpu")
+COSTS = DecoderCosts(1, 1, 1, 1, 1, 1, 1, 0)
 
 
 class OneLayer:
@@ -106,7 +108,7 @@ def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: 
     graphs = Padded(runner._step)
     if padded:
         runner._graphs = graphs  # type: ignore[assignment]
-    known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0)
+    known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=COSTS)
     return Rig(GenerationCore(known, runner, limits, None), graphs.shapes, model)
 
 
