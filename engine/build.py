@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
 
 from engine.args import EngineArgs
+from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.generation import GenerationCore, GenerationModel
@@ -25,6 +26,7 @@ from engine.model.spec import DecoderSpec, EncoderSpec, read_spec
 from engine.model.weights import iter_weights, read_config, read_generation_config
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
+from engine.schedule.policy import Policy
 from engine.schedule.scheduler import Limits
 from engine.sizes import (
     CPU_TOKENS,
@@ -195,11 +197,18 @@ def _generation(
         block_size=sizes.block_size,
         chunked_prefill=args.enable_chunked_prefill,
         prefix_caching=args.enable_prefix_caching,
-        policy="priority" if args.scheduling_policy == "priority" else "fcfs",
+        policy=cast(Policy, args.scheduling_policy),
+        balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
-    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)
-    return GenerationCore(model, runner, limits, tokenizer)
+    model = GenerationModel(
+        vocab_size=spec.vocab_size,
+        max_model_len=sizes.length,
+        eos_ids=known,
+        seed=args.seed,
+        costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
+    )
+    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
@@ -215,6 +224,7 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
         max_seqs=sizes.seqs,
         max_len=sizes.length,
         enforce_eager=args.enforce_eager,
+        cascade=not args.disable_cascade_attn,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
+from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
@@ -30,6 +31,7 @@ class GenerationModel:
     max_model_len: int
     eos_ids: frozenset[int]
     seed: int
+    costs: DecoderCosts
 
 
 @dataclass(eq=False)
@@ -58,13 +60,23 @@ class _Step:
     plan: StepPlan
     launched: Launched
     start: float
+    cost: Cost
 
 
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
-    def __init__(self, model: GenerationModel, runner: Runner, limits: Limits, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        model: GenerationModel,
+        runner: Runner,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        ahead: bool = True,
+    ) -> None:
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
         self.model = model
+        self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
@@ -75,6 +87,7 @@ class GenerationCore:
         self._booked = self._ready
         self._launched: _Step | None = None
         self._timeline = Timeline()
+        self._groups = StepGroups()
         self._totals = EngineStats()
 
     @property
@@ -97,10 +110,8 @@ class GenerationCore:
         self._next_index += 1
         self._check(prompt, params)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
-        leader: Request | None = None
         for child in range(params.n):
-            request = self._request(index, child, prompt, params, leader)
-            leader = leader or request
+            request = self._request(index, child, prompt, params)
             completion = Completion(request, self.tokenizer)
             generation.completions.append(completion)
             self._generations[request] = generation
@@ -113,12 +124,16 @@ class GenerationCore:
         Where the runner runs ahead, the device computes the new batch while this method books the old one. A batch
         whose tokens must be known before the next one can be planned is finished at once.
         """
-        plan = self.scheduler.schedule()
-        launched = self._launch(plan) if plan.slices else None
-        outputs = self._finish_launched()
-        self._launched = launched
-        if launched is not None and not self.runner.runs_ahead(plan):
-            outputs += self._finish_launched()
+        try:
+            plan = self.scheduler.schedule()
+            launched = self._launch(plan) if plan.slices else None
+            outputs = self._finish_launched()
+            self._launched = launched
+            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
+                outputs += self._finish_launched()
+        except BaseException:
+            self.reset_prefix_cache()  # it names blocks that a planned step would have written
+            raise
         return outputs
 
     def _launch(self, plan: StepPlan) -> _Step:
@@ -126,9 +141,15 @@ class GenerationCore:
         for part in plan.slices:
             generation = self._generations[part.request]
             generation.scheduled = generation.scheduled or start
-        step = _Step(plan, self.runner.launch(plan), start)
+        step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
+
+    def _shared_tokens(self) -> int:
+        """Cached tokens that a block holds for more than one running request, once for each but the first."""
+        scheduler = self.scheduler
+        listed = sum(len(request.blocks) for request in scheduler.running)
+        return max(0, listed - scheduler.pool.held) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""
@@ -140,7 +161,7 @@ class GenerationCore:
         alive = {request for request in result.samples if request.status is not Status.FINISHED}
         self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
         self._book(step.plan, result, alive, now)
-        self._count(step.plan, alive, now, now - max(step.start, self._booked))
+        self._count(step, result, alive, now)
         self._booked = now
         return self._collect(alive)
 
@@ -175,6 +196,7 @@ class GenerationCore:
             waiting=self.scheduler.waiting,
             kv_blocks_total=pool.size,
             kv_blocks_used=pool.held,
+            step_groups=self._groups.groups(),
             timeline=self._timeline.points(),
         )
 
@@ -199,9 +221,7 @@ class GenerationCore:
         if params.stop_strings and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
-    def _request(
-        self, index: int, child: int, prompt: Input, params: SamplingParams, leader: Request | None
-    ) -> Request:
+    def _request(self, index: int, child: int, prompt: Input, params: SamplingParams) -> Request:
         room = self.model.max_model_len - len(prompt.token_ids)
         stop_ids = frozenset(params.stop_token_ids or ())
         seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
@@ -215,7 +235,6 @@ class GenerationCore:
             seed=(seed + child) & MAX_SEED,
             priority=prompt.priority,
             salt=prompt.cache_salt.encode(),
-            leader=leader,
         )
 
     def _book(self, plan: StepPlan, result: StepResult, alive: set[Request], now: float) -> None:
@@ -265,8 +284,12 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
-        old, pool = self._totals, self.scheduler.pool
+    def _count(self, step: _Step, result: StepResult, alive: set[Request], now: float) -> None:
+        old, pool, plan, cost = self._totals, self.scheduler.pool, step.plan, step.cost
+        seconds = now - max(step.start, self._booked)
+        device = old.device_busy_seconds
+        if result.device_seconds is not None:
+            device = (device or 0.0) + result.device_seconds
         started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
         self._totals = replace(
             old,
@@ -279,7 +302,11 @@ class GenerationCore:
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,
+            device_busy_seconds=device,
+            flops=old.flops + cost.flops,
+            bytes=old.bytes + cost.bytes,
         )
+        self._groups.add(cost, seconds)
         self._timeline.add(
             TimelinePoint(
                 time=now - self._ready,

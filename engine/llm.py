@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from engine.args import EngineArgs
 from engine.build import Engine, build, set_threads
+from engine.device import describe, peak_memory
 from engine.generation import GenerationCore
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
@@ -214,11 +215,14 @@ class LLM:
     def stats(self) -> EngineStats:
         """Counters since the engine was ready."""
         engine = self._open
+        allocated, reserved = peak_memory(engine.device)
         return replace(
             engine.core.stats(),
             startup=engine.startup,
-            device={"type": engine.device.type},
+            device=describe(engine.device),
             numerics=engine.core.describe(),
+            peak_allocated_bytes=allocated,
+            peak_reserved_bytes=reserved,
         )
 
     def close(self) -> None:

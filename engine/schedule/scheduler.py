@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import heapq
+from bisect import insort
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from engine.schedule.block_pool import BlockPool
+from engine.schedule.pacing import Pacing, StepBudget, bound
 from engine.schedule.plan import Slice, StepPlan
+from engine.schedule.policy import Key, Policy, order_key
 from engine.schedule.prefix_cache import PrefixCache
 from engine.schedule.request import PENDING, Request, Status
-
-Key = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one step may hold: ``max_tokens`` computed tokens and ``max_seqs`` sequences."""
+    """What one step may hold: ``max_tokens`` computed tokens and ``max_seqs`` sequences.
+
+    ``balance``: tokens of a step that uses the device well, for ``Pacing``; 0 paces nothing.
+    """
 
     max_tokens: int
     max_seqs: int
@@ -25,7 +29,8 @@ class Limits:
     block_size: int
     chunked_prefill: bool = True
     prefix_caching: bool = True
-    policy: Literal["fcfs", "priority"] = "fcfs"
+    policy: Policy = "fcfs"
+    balance: int = 0
 
 
 class Scheduler:
@@ -39,6 +44,9 @@ class Scheduler:
     draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
     turns out to end it may have been planned once too often; what that step computes for it is dropped.
 
+    A full block is published when the slice that fills it is planned: steps run in order, and within a step every layer
+    writes all keys before any query reads them, so a request that starts later in the same plan may share it already.
+
     Ownership: the scheduler alone changes requests and the block pool. A released block may still be written by a
     launched step; steps run in order, so its next owner writes later.
     """
@@ -47,8 +55,10 @@ class Scheduler:
         self.limits = limits
         self.pool = BlockPool(limits.blocks)
         self.cache = PrefixCache(self.pool, limits.block_size, limits.prefix_caching)
-        self.running: list[Request] = []
+        self.pacing = Pacing(limits.balance, limits.max_tokens)
+        self.running: list[Request] = []  # in the order of the policy
         self._waiting: list[tuple[Key, Request]] = []
+        self._step = 0
         self.preemptions = 0
 
     @property
@@ -63,19 +73,23 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        heapq.heappush(self._waiting, (self._key(request), request))
+        request.arrival = self._step
+        self.pacing.add(request, self._step)
+        self._queue(request)
 
     def schedule(self) -> StepPlan:
         """Plan the next step; its plan is empty only when nothing is unfinished."""
-        slices, preempted = self._continue_running()
+        budget = self.pacing.budget(self._step, len(self.running))
+        slices, preempted = self._continue_running(budget)
         if not preempted:
-            slices += self._admit_waiting(self.limits.max_tokens - sum(s.stop - s.start for s in slices))
+            slices += self._admit_waiting(budget)
+        self._step += 1
         return StepPlan(tuple(slices))
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
         for part in plan.slices:
-            part.request.computed = part.stop
+            self._progress(part.request, part.stop)
             if part.samples:
                 part.request.output.append(PENDING)
 
@@ -92,8 +106,8 @@ class Scheduler:
             if request.status is Status.FINISHED:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
             if part.epoch == request.preemptions:
-                request.computed = max(request.computed, part.stop)
-                self.cache.publish(request, part.start // self.limits.block_size, part.stop)
+                self._progress(request, max(request.computed, part.stop))
+                self.cache.publish(request, part.stop)
             if part.samples:
                 produced = part.stop - len(request.prompt) + 1
                 request.output[produced - 1 :] = [sampled[request], *request.output[produced:]]
@@ -116,16 +130,21 @@ class Scheduler:
         for request in self.running:
             assert len(request.blocks) * self.limits.block_size >= request.computed, "computed tokens without a block"
         assert all(not request.blocks for _, request in self._waiting), "a waiting request holds blocks"
+        assert self.running == sorted(self.running, key=self._key), "running requests are out of order"
+        unfinished = [*self.running, *(request for _, request in self._waiting)]
+        assert self.pacing.work == sum(bound(one) - one.computed for one in unfinished), "work is miscounted"
 
-    def _continue_running(self) -> tuple[list[Slice], bool]:
+    def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
-        budget, slices, preempted = self.limits.max_tokens, [], False
-        queue = sorted(self.running, key=self._key)
-        while queue and budget > 0:
-            request = queue.pop(0)
+        slices, preempted = [], False
+        queue = deque(self.running)
+        while queue and budget.tokens > 0:
+            request = queue.popleft()
             if len(request.output) >= request.max_output:
                 continue  # its last token is being drawn
-            stop = min(request.total, request.computed + budget)
+            stop = min(request.total, request.computed + budget.grant(request, whole=False))
+            if stop == request.computed:
+                continue  # paced
             while not self._grow(request, stop):
                 victim = queue.pop() if queue else request
                 self._preempt(victim)
@@ -133,48 +152,59 @@ class Scheduler:
                 if victim is request:
                     break
             else:
-                slices.append(_slice(request, stop))
-                budget -= stop - request.computed
+                slices.append(self._plan(request, stop))
+                budget.take(stop - request.computed, counted=1)
         return slices, preempted
 
-    def _admit_waiting(self, budget: int) -> list[Slice]:
+    def _admit_waiting(self, budget: StepBudget) -> list[Slice]:
         """Slices of waiting requests that start now."""
         slices: list[Slice] = []
         deferred = []
-        while self._waiting and budget > 0 and len(self.running) < self.limits.max_seqs:
+        while self._waiting and budget.tokens > 0 and len(self.running) < self.limits.max_seqs:
             entry = heapq.heappop(self._waiting)
             request = entry[1]
-            if request.pending or self._awaits_leader(request):
+            if request.pending:
                 deferred.append(entry)
                 continue
-            if not self._start(request, budget):
+            tokens = budget.grant(request, whole=not self.limits.chunked_prefill)
+            if tokens == 0 or not self._start(request, tokens):
                 deferred.append(entry)
                 break
-            stop = min(request.total, request.computed + budget)
-            slices.append(_slice(request, stop))
-            budget -= stop - request.computed
+            stop = min(request.total, request.computed + tokens)
+            slices.append(self._plan(request, stop))
+            budget.take(stop - request.computed)
         for entry in deferred:
             heapq.heappush(self._waiting, entry)
         return slices
 
-    def _start(self, request: Request, budget: int) -> bool:
-        """Give a waiting request its cached blocks and those of its first slice; False leaves everything as it was."""
+    def _plan(self, request: Request, stop: int) -> Slice:
+        """The request's slice up to ``stop``, whose blocks it has."""
+        self.cache.publish(request, stop)
+        return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
+
+    def _start(self, request: Request, tokens: int) -> bool:
+        """Give a waiting request its cached blocks and those of its first slice, of at most ``tokens`` tokens.
+
+        False leaves everything as it was.
+        """
         shared = self.cache.match(request)
         computed = len(shared) * self.limits.block_size
-        if not self.limits.chunked_prefill and request.total - computed > budget:
+        if not self.limits.chunked_prefill and request.total - computed > tokens:
             return False
         for block in shared:
             self.pool.share(block)
         request.blocks = shared
-        if not self._grow(request, min(request.total, computed + budget)):
+        if not self._grow(request, min(request.total, computed + tokens)):
             self.pool.release(shared)
             request.blocks = []
             return False
-        request.computed = computed
+        request.published = len(shared)
+        self._progress(request, computed)
         request.status = Status.RUNNING
         if request.preemptions == 0:
             request.cached_tokens = computed
-        self.running.append(request)
+        self.pacing.start(request, self._step)
+        insort(self.running, request, key=self._key)
         return True
 
     def _grow(self, request: Request, tokens: int) -> bool:
@@ -191,10 +221,11 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self.pool.release(request.blocks)
-        request.blocks, request.computed, request.status = [], 0, Status.WAITING
+        self._progress(request, 0)
+        request.blocks, request.published, request.status = [], 0, Status.WAITING
         request.preemptions += 1
         self.preemptions += 1
-        self.add(request)
+        self._queue(request)
 
     def _retire(self, request: Request) -> None:
         """End a request: its blocks go back, and a token that nobody will see is dropped."""
@@ -208,6 +239,7 @@ class Scheduler:
         if request.pending:
             request.output.pop()
         request.status = Status.FINISHED
+        self.pacing.finish(request)
 
     def _reached_end(self, request: Request, produced: int) -> bool:
         """Whether output token number ``produced`` ends the request; sets its finish reason."""
@@ -220,16 +252,12 @@ class Scheduler:
             request.finish_reason = "length"
         return request.finish_reason is not None
 
-    def _awaits_leader(self, request: Request) -> bool:
-        """Whether the sibling that computes the shared prompt has not done so yet."""
-        leader = request.leader
-        if leader is None or not self.cache.enabled or leader.status is Status.FINISHED:
-            return False
-        return leader.computed < len(leader.prompt)
+    def _progress(self, request: Request, computed: int) -> None:
+        self.pacing.work -= computed - request.computed
+        request.computed = computed
+
+    def _queue(self, request: Request) -> None:
+        heapq.heappush(self._waiting, (self._key(request), request))
 
     def _key(self, request: Request) -> Key:
-        return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
-
-
-def _slice(request: Request, stop: int) -> Slice:
-    return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
+        return order_key(self.limits.policy, request)

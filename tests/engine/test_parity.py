@@ -93,6 +93,23 @@ def test_shared_prefix(
     assert llm.stats().cached_tokens == (288 if caching else 0)
 
 
+def test_common_beginning_is_computed_once_within_a_step(
+    limited: Callable[..., LLM], smol: LLM, prompts: list[Ids]
+) -> None:
+    shared = (prompts[31] + prompts[30] + prompts[29])[:1000]
+    family = [shared + prompts[i] for i in range(10)]
+    params = SamplingParams(temperature=0, max_tokens=4, logprobs=2, ignore_eos=True)
+
+    def results(caching: bool) -> tuple[list[Any], int]:
+        llm = limited(smol, prefix_caching=caching, max_tokens=4096, blocks=1024)
+        outputs = run(llm, family, params)
+        return [(o.outputs[0].token_ids, o.outputs[0].logprobs) for o in outputs], llm.stats().computed_tokens
+
+    (cached, computed), (plain, everything) = results(True), results(False)
+    assert cached == plain, "to the bit"
+    assert everything - computed == 9 * (1000 // 16 * 16)
+
+
 def logprobs_of(model: Any, ids: Ids) -> torch.Tensor:
     """[tokens, vocab] float32 log-probabilities of the token after each."""
     result: torch.Tensor = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)

@@ -10,6 +10,7 @@ from engine.schedule.request import Request
 from engine.schedule.scheduler import Limits, Scheduler
 
 STOP = 0
+IGNORE = SamplingParams(ignore_eos=True)
 
 
 def limits(**changes: Any) -> Limits:
