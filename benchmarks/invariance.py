@@ -25,6 +25,7 @@ Answer = tuple[tuple[int, ...], tuple[float, ...]]  # tokens, and the log-probab
 SAMPLE = 8  # requests that also run alone
 SUBSET = 48  # requests of the cases that would take long with all of them
 FORCED_EVERY, FORCED_MOST = 5, 3  # steps between forced preemptions, and how many there are for each request
+COUNTERS = ("steps", "peak_running", "preemptions", "swapped_out", "swapped_in", "cached_tokens")
 OWN_CASE = ("enable_prefix_caching", "enforce_eager", "batch_invariant", "skip_tokenizer_init")  # or not a case at all
 SAMPLING: Sequence[Mapping[str, Any]] = (
     {"temperature": 0.0},
@@ -104,7 +105,8 @@ def cases(max_model_len: int) -> list[Case]:
         Case("prefix caching off", {"enable_prefix_caching": False}),
         Case("preemption, recomputed", **small, must_see=("preemptions",)),
         Case("preemption, recomputed, no prefix caching", {"enable_prefix_caching": False}, **small),
-        Case("preemption, swapped", {"preemption_mode": "swap"}, **small, must_see=("preemptions", "swaps")),
+        Case("preemption, swapped", {"preemption_mode": "swap"}, **small, must_see=("preemptions", "swapped_in")),
+        Case("preemption as blocks run out", {"enable_admission_control": False}, cache_tokens=small["cache_tokens"]),
         Case("graphs off", {"enforce_eager": True}, SUBSET),
         *policies,
         *switches,
@@ -222,9 +224,7 @@ def _answer(output: RequestOutput) -> Answer:
 
 
 def _counters(stats: EngineStats) -> dict[str, int]:
-    swaps = sum(getattr(stats, f.name) for f in fields(stats) if "swap" in f.name)
-    wanted = ("steps", "preemptions", "cached_tokens", "peak_running")
-    return {name: getattr(stats, name) for name in wanted} | {"swaps": swaps}
+    return {name: getattr(stats, name, 0) for name in COUNTERS}
 
 
 def _default(name: str) -> Any:

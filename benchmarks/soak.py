@@ -137,7 +137,8 @@ class Soak:
         self.core.step()  # a step may be in flight whose requests have all ended
         scheduler = self.core.scheduler
         scheduler.check()
-        assert scheduler.pool.held == 0, f"{scheduler.pool.held} blocks are held by nobody"
+        held = self.core.stats().kv_blocks_used
+        assert held == 0, f"{held} blocks are held by nobody"
         assert not scheduler.running, "requests run"
         assert scheduler.waiting == 0, "requests wait"
         assert not self.account.live, f"lost: requests {sorted(self.account.live)[:5]}"

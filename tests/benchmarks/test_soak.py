@@ -15,6 +15,7 @@ from engine.args import EngineArgs
 from engine.build import build
 from engine.generation import GenerationCore
 from engine.model.decoder import Decoder
+from engine.schedule.block_pool import BlockPool
 from tests.engine.test_launched_ahead import AheadRunner
 
 LENGTH, VOCAB = 512, 2000
@@ -56,17 +57,16 @@ def test_nothing_leaks_and_nothing_is_lost(model: Path, ahead: bool) -> None:
 
 def test_a_leaked_block_is_seen(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = soak(model)
-    pool = run.core.scheduler.pool
-    release = pool.release
+    release = BlockPool.release
     lost: list[int] = []
 
-    def leaky(blocks: Sequence[int]) -> None:
+    def leaky(pool: BlockPool, blocks: Sequence[int]) -> None:
         if run.steps > 40 and blocks and not lost:
             lost.append(blocks[0])
             blocks = blocks[1:]
-        release(blocks)
+        release(pool, blocks)
 
-    monkeypatch.setattr(pool, "release", leaky)
+    monkeypatch.setattr(BlockPool, "release", leaky)
     with pytest.raises(AssertionError, match="reference counts differ"):
         run.run()
 
