@@ -43,11 +43,11 @@ def main() -> None:
     soak = Soak(core, traffic, Plan(requests=options.requests), lambda line: print(line, flush=True))
     start = time.perf_counter()
     growth = soak.run()
-    stats = core.stats()
+    totals = {name: value for name, value in asdict(core.stats()).items() if isinstance(value, int)}
     result = {
         "requests": options.requests, **soak.account.counts, "reasons": soak.account.reasons, "steps": soak.steps,
-        "output_tokens": soak.account.tokens, "cached_tokens": stats.cached_tokens, "forced": soak.preempted,
-        "preemptions": stats.preemptions, "seconds": round(time.perf_counter() - start, 1), "growth": growth,
+        "output_tokens": soak.account.tokens, "forced": soak.preempted, "engine": totals,
+        "seconds": round(time.perf_counter() - start, 1), "growth": growth,
         "ran_again_alone": len(soak.done), "memory": [asdict(memory) for memory in soak.memory],
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
