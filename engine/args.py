@@ -10,13 +10,14 @@ from engine.params import ParameterError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
-POLICIES = ("longest_first", "fcfs", "priority")
+POLICIES = ("longest_first", "prefix_grouped", "fcfs", "priority")
 DEVICES = ("auto", "cpu", "cuda")
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # attention reads keys in tiles of 128 tokens, each of whole blocks
 FLAGS: Mapping[str, type] = {
     "enable_chunked_prefill": bool,
     "enable_prefix_caching": bool,
     "enable_pacing": bool,
+    "enable_admission_control": bool,
     "batch_invariant": bool,
     "enforce_eager": bool,
     "async_scheduling": bool,
@@ -45,9 +46,11 @@ class EngineArgs:
         block_size: tokens in one KV cache block; ``None`` is 16 on the CPU and 64, what the copy engine takes, on CUDA.
         max_num_batched_tokens: tokens in one step; ``None`` lets the device decide.
         max_num_seqs: sequences in one step; ``None`` lets the device decide.
-        scheduling_policy: order in which requests run; ``longest_first``, ``fcfs`` or ``priority``. Tokens are the same
-            whatever the order.
+        scheduling_policy: order in which requests run; ``longest_first``, ``prefix_grouped``, ``fcfs`` or ``priority``.
+            Tokens are the same whatever the order.
         enable_pacing: under ``longest_first``, spread prompts over the steps that the longest output needs.
+        enable_admission_control: start a request only where the KV cache has room for what it and the running ones will
+            hold, so that hardly any is preempted.
         enable_chunked_prefill: let one prompt be computed over several steps.
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
         batch_invariant: make every row's arithmetic independent of its neighbours; on the CPU it always is.
@@ -74,6 +77,7 @@ class EngineArgs:
     max_num_seqs: int | None = None
     scheduling_policy: str = "longest_first"
     enable_pacing: bool = True
+    enable_admission_control: bool = True
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True

@@ -26,8 +26,8 @@ from engine.model.spec import DecoderSpec, EncoderSpec, read_spec
 from engine.model.weights import iter_weights, read_config, read_generation_config
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
+from engine.schedule.limits import Limits
 from engine.schedule.policy import Policy
-from engine.schedule.scheduler import Limits
 from engine.sizes import (
     CPU_TOKENS,
     CUDA_SEQS,
@@ -199,6 +199,7 @@ def _generation(
         prefix_caching=args.enable_prefix_caching,
         policy=cast(Policy, args.scheduling_policy),
         balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
+        admission_control=args.enable_admission_control,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(

@@ -11,9 +11,10 @@ from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
+from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
-from engine.schedule.scheduler import Limits, Scheduler
+from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
 from engine.stats import EngineStats, TimelinePoint
 from engine.text.inputs import Input, InputError
@@ -149,7 +150,7 @@ class GenerationCore:
         """Cached tokens that a block holds for more than one running request, once for each but the first."""
         scheduler = self.scheduler
         listed = sum(len(request.blocks) for request in scheduler.running)
-        return max(0, listed - scheduler.pool.held) * scheduler.limits.block_size
+        return max(0, listed - scheduler.kv.pool.held) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""
@@ -188,7 +189,7 @@ class GenerationCore:
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
-        pool = self.scheduler.pool
+        pool = self.scheduler.kv.pool
         return replace(
             self._totals,
             preemptions=self.scheduler.preemptions,
@@ -202,7 +203,7 @@ class GenerationCore:
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompt beginnings."""
-        self.scheduler.pool.forget_all()
+        self.scheduler.kv.pool.forget_all()
 
     def _check(self, prompt: Input, params: SamplingParams) -> None:
         ids, limit = prompt.token_ids, self.model.max_model_len
@@ -285,7 +286,7 @@ class GenerationCore:
         )
 
     def _count(self, step: _Step, result: StepResult, alive: set[Request], now: float) -> None:
-        old, pool, plan, cost = self._totals, self.scheduler.pool, step.plan, step.cost
+        old, pool, plan, cost = self._totals, self.scheduler.kv.pool, step.plan, step.cost
         seconds = now - max(step.start, self._booked)
         device = old.device_busy_seconds
         if result.device_seconds is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.schedule.request import Request, Status
@@ -110,6 +111,10 @@ class Pacing:
         share = max(self.balance, -(-self.work // max(1, horizon)))
         paced = -(-share // self.multiple) * self.multiple
         return StepBudget(self.most, paced - running, horizon, self.multiple)
+
+    def check(self, unfinished: Iterable[Request]) -> None:
+        """Verify the count of the work; raises AssertionError."""
+        assert self.work == sum(bound(request) - request.computed for request in unfinished), "work is miscounted"
 
     def _push(self, request: Request, now: int) -> None:
         heapq.heappush(self._ends, self._entry(request, now))

@@ -45,6 +45,11 @@ class PrefixCache:
             self._pool.seal(request.blocks[number], self._hash(request, number))
             request.published = number + 1
 
+    def prompt_hashes(self, request: Request, most: int) -> list[bytes]:
+        """Hashes of the prompt's leading full blocks, at most so many."""
+        count = min(most, len(request.prompt) // self._block_size)
+        return [self._hash(request, number) for number in range(count)]
+
     def _hash(self, request: Request, number: int) -> bytes:
         """Hash of block ``number``; a request's tokens never change, so each is computed once."""
         hashes = request.block_hashes

@@ -24,8 +24,9 @@ class Request:
 
     Prefill and decode are one thing: ``computed`` of the request's ``total`` tokens have their keys and values in the
     cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
-    ``arrival`` is the number of the step before which the request came; the first ``published`` of its ``blocks`` are
-    in the prefix cache.
+    ``arrival`` is the number of the step before which the request came, ``place`` its place in the order; the first
+    ``published`` of its ``blocks`` are in the prefix cache. While it waits after a preemption with swap, ``slots`` are
+    the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
 
     Args:
         index: arrival order; with ``child`` it names the request.
@@ -50,11 +51,14 @@ class Request:
     child: int = 0
 
     arrival: int = 0
+    place: tuple[int, ...] = ()
     output: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     published: int = 0
+    slots: list[int] = field(default_factory=list)
+    lost: int = 0
     status: Status = Status.WAITING
     cached_tokens: int = 0
     preemptions: int = 0

@@ -6,39 +6,24 @@ import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from operator import attrgetter
 
-from engine.schedule.block_pool import BlockPool
-from engine.schedule.pacing import Pacing, StepBudget, bound
+from engine.schedule.admission import Admission
+from engine.schedule.kv_manager import KVManager
+from engine.schedule.limits import Limits
+from engine.schedule.pacing import Pacing, StepBudget
 from engine.schedule.plan import Slice, StepPlan
-from engine.schedule.policy import Key, Policy, order_key
-from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.policy import Order
 from engine.schedule.request import PENDING, Request, Status
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one step may hold: ``max_tokens`` computed tokens and ``max_seqs`` sequences.
-
-    ``balance``: tokens of a step that uses the device well, for ``Pacing``; 0 paces nothing.
-    """
-
-    max_tokens: int
-    max_seqs: int
-    blocks: int
-    block_size: int
-    chunked_prefill: bool = True
-    prefix_caching: bool = True
-    policy: Policy = "fcfs"
-    balance: int = 0
 
 
 class Scheduler:
     """Plans steps: running requests first, then waiting ones, in the order of the policy.
 
-    When blocks run out, the running request that comes last in that order gives its blocks back and waits again; it
-    will be recomputed, from the prefix cache as far as that reaches. The request that comes first is never preempted,
-    and any request fits into the whole cache alone (``LLM`` checks that), so every request finishes.
+    When blocks run out, the running request that comes last in that order gives its blocks back and waits again. What
+    it had computed is computed anew, from the prefix cache as far as that reaches, or waits in host memory. The request
+    that comes first is never preempted, and any request fits into the whole cache alone (``LLM`` checks that), so every
+    request finishes.
 
     Steps may be launched ahead: ``advance`` books a launched plan as computed, with ``PENDING`` for the tokens that it
     draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
@@ -47,19 +32,20 @@ class Scheduler:
     A full block is published when the slice that fills it is planned: steps run in order, and within a step every layer
     writes all keys before any query reads them, so a request that starts later in the same plan may share it already.
 
-    Ownership: the scheduler alone changes requests and the block pool. A released block may still be written by a
-    launched step; steps run in order, so its next owner writes later.
+    Ownership: the scheduler and its ``KVManager`` alone change requests.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pool = BlockPool(limits.blocks)
-        self.cache = PrefixCache(self.pool, limits.block_size, limits.prefix_caching)
+        self.kv = KVManager(limits)
         self.pacing = Pacing(limits.balance, limits.max_tokens)
-        self.running: list[Request] = []  # in the order of the policy
-        self._waiting: list[tuple[Key, Request]] = []
-        self._step = 0
+        self.admission = Admission(limits) if limits.admission_control else None
+        self.running: list[Request] = []  # in their order
         self.preemptions = 0
+        self.recomputed_tokens = 0
+        self._order = Order(limits.policy, self.kv.cache)
+        self._waiting: list[tuple[tuple[int, ...], Request]] = []
+        self._step = 0
 
     @property
     def waiting(self) -> int:
@@ -74,6 +60,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request."""
         request.arrival = self._step
+        request.place = self._order.place(request)
         self.pacing.add(request, self._step)
         self._queue(request)
 
@@ -84,7 +71,7 @@ class Scheduler:
         if not preempted:
             slices += self._admit_waiting(budget)
         self._step += 1
-        return StepPlan(tuple(slices))
+        return StepPlan(tuple(slices), *self.kv.copies())
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
@@ -107,11 +94,11 @@ class Scheduler:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
             if part.epoch == request.preemptions:
                 self._progress(request, max(request.computed, part.stop))
-                self.cache.publish(request, part.stop)
+                self.kv.cache.publish(request, part.stop)
             if part.samples:
                 produced = part.stop - len(request.prompt) + 1
                 request.output[produced - 1 :] = [sampled[request], *request.output[produced:]]
-                if self._reached_end(request, produced):
+                if _reached_end(request, produced):
                     finished.append(request)
         for request in finished:
             self._retire(request)
@@ -126,13 +113,10 @@ class Scheduler:
 
     def check(self) -> None:
         """Verify that blocks and requests agree; raises AssertionError."""
-        self.pool.check(request.blocks for request in self.running)
-        for request in self.running:
-            assert len(request.blocks) * self.limits.block_size >= request.computed, "computed tokens without a block"
-        assert all(not request.blocks for _, request in self._waiting), "a waiting request holds blocks"
-        assert self.running == sorted(self.running, key=self._key), "running requests are out of order"
-        unfinished = [*self.running, *(request for _, request in self._waiting)]
-        assert self.pacing.work == sum(bound(one) - one.computed for one in unfinished), "work is miscounted"
+        waiting = [request for _, request in self._waiting]
+        self.kv.check(self.running, waiting)
+        self.pacing.check([*self.running, *waiting])
+        assert self.running == sorted(self.running, key=attrgetter("place")), "running requests are out of order"
 
     def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
@@ -145,7 +129,7 @@ class Scheduler:
             stop = min(request.total, request.computed + budget.grant(request, whole=False))
             if stop == request.computed:
                 continue  # paced
-            while not self._grow(request, stop):
+            while not self.kv.grow(request, stop):
                 victim = queue.pop() if queue else request
                 self._preempt(victim)
                 preempted = True
@@ -179,85 +163,81 @@ class Scheduler:
 
     def _plan(self, request: Request, stop: int) -> Slice:
         """The request's slice up to ``stop``, whose blocks it has."""
-        self.cache.publish(request, stop)
+        self.kv.cache.publish(request, stop)
         return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
 
     def _start(self, request: Request, tokens: int) -> bool:
-        """Give a waiting request its cached blocks and those of its first slice, of at most ``tokens`` tokens.
+        """Give a waiting request the blocks of its first slice, of at most ``tokens`` tokens, behind those that the
+        prefix cache or the host have.
 
         False leaves everything as it was.
         """
-        shared = self.cache.match(request)
-        computed = len(shared) * self.limits.block_size
+        found = self.kv.cache.match(request)
+        shared = sum(self.kv.pool.is_held(block) for block in found)
+        computed = max(request.computed, len(found) * self.limits.block_size)
         if not self.limits.chunked_prefill and request.total - computed > tokens:
             return False
-        for block in shared:
-            self.pool.share(block)
-        request.blocks = shared
-        if not self._grow(request, min(request.total, computed + tokens)):
-            self.pool.release(shared)
-            request.blocks = []
+        if self.admission and self.running and not self.admission.fits(request, shared, self.kv.pool.held, self._step):
             return False
-        request.published = len(shared)
+        if not self.kv.begin(request, found, min(request.total, computed + tokens)):
+            return False
+        self.recomputed_tokens += max(0, request.lost - computed)
         self._progress(request, computed)
         request.status = Status.RUNNING
         if request.preemptions == 0:
             request.cached_tokens = computed
         self.pacing.start(request, self._step)
-        insort(self.running, request, key=self._key)
-        return True
-
-    def _grow(self, request: Request, tokens: int) -> bool:
-        """Extend the request's blocks to hold ``tokens`` tokens, if there are enough free ones."""
-        missing = -(-tokens // self.limits.block_size) - len(request.blocks)
-        if missing <= 0:
-            return True
-        blocks = self.pool.allocate(missing)
-        if blocks is None:
-            return False
-        request.blocks = request.blocks + blocks
+        if self.admission:
+            self.admission.start(request, shared, self._step)
+        insort(self.running, request, key=attrgetter("place"))
         return True
 
     def _preempt(self, request: Request) -> None:
-        self.running.remove(request)
-        self.pool.release(request.blocks)
-        self._progress(request, 0)
-        request.blocks, request.published, request.status = [], 0, Status.WAITING
+        self._stop_running(request)
+        request.lost = request.computed
+        if not self.kv.preempt(request):
+            self._progress(request, 0)
+        request.status = Status.WAITING
         request.preemptions += 1
         self.preemptions += 1
         self._queue(request)
 
+    def _stop_running(self, request: Request) -> None:
+        self.running.remove(request)
+        if self.admission:
+            self.admission.stop(request)
+
     def _retire(self, request: Request) -> None:
         """End a request: its blocks go back, and a token that nobody will see is dropped."""
         if request.status is Status.RUNNING:
-            self.running.remove(request)
-            self.pool.release(request.blocks)
-            request.blocks = []
+            self._stop_running(request)
         elif request.status is Status.WAITING:
             self._waiting = [entry for entry in self._waiting if entry[1] is not request]
             heapq.heapify(self._waiting)
         if request.pending:
             request.output.pop()
         request.status = Status.FINISHED
+        self.kv.release(request)
         self.pacing.finish(request)
-
-    def _reached_end(self, request: Request, produced: int) -> bool:
-        """Whether output token number ``produced`` ends the request; sets its finish reason."""
-        token = request.output[produced - 1]
-        if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
-            request.finish_reason = "stop"
-            explicit = request.params.stop_token_ids or ()
-            request.stop_reason = token if token in explicit else None
-        elif produced >= request.max_output:
-            request.finish_reason = "length"
-        return request.finish_reason is not None
+        self._order.forget(request)
+        if self.admission and request.finish_reason != "abort":
+            self.admission.learn(request)
 
     def _progress(self, request: Request, computed: int) -> None:
         self.pacing.work -= computed - request.computed
         request.computed = computed
 
     def _queue(self, request: Request) -> None:
-        heapq.heappush(self._waiting, (self._key(request), request))
+        heapq.heappush(self._waiting, (request.place, request))
 
-    def _key(self, request: Request) -> Key:
-        return order_key(self.limits.policy, request)
+
+def _reached_end(request: Request, produced: int) -> bool:
+    """Whether output token number ``produced`` ends the request; sets its finish reason."""
+    token = request.output[produced - 1]
+    if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
+        request.finish_reason = "stop"
+        explicit = request.params.stop_token_ids or ()
+        request.stop_reason = token if token in explicit else None
+    elif produced >= request.max_output:
+        request.finish_reason = "length"
+    return request.finish_reason is not None

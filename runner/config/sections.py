@@ -43,6 +43,7 @@ class NativeEngine(Section):
     gpu_memory_utilization: float = 0.9
     scheduling_policy: str = "longest_first"
     enable_pacing: bool = True
+    enable_admission_control: bool = True
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True

@@ -45,7 +45,7 @@ def test_others_go_on_and_the_aborted_keeps_what_it_has(llm: LLM, prompts: list[
     assert all(rest[i].outputs[0].token_ids == expected[int(i)].outputs[0].token_ids for i in rest)
     core = core_of(llm)
     core.scheduler.check()
-    assert core.unfinished == core.scheduler.pool.held == 0
+    assert core.unfinished == core.scheduler.kv.pool.held == 0
 
 
 def test_waiting_requests_and_all_completions_of_a_prompt(

@@ -71,7 +71,7 @@ def test_chunks_of_16_tokens(limited: Callable[..., LLM], smol: LLM, prompts: li
 def test_cache_so_small_that_requests_are_preempted(
     limited: Callable[..., LLM], smol: LLM, prompts: list[Ids], expected: list[Ids], caching: bool
 ) -> None:
-    llm = limited(smol, blocks=36, prefix_caching=caching)
+    llm = limited(smol, blocks=36, prefix_caching=caching, admission_control=False)
     outputs = run(llm, prompts)
     assert token_ids(outputs) == expected
     preemptions = llm.stats().preemptions

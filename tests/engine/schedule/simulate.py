@@ -51,7 +51,7 @@ def simulate(jobs: Sequence[Job], cost: Callable[[int], float] = roofline, **cha
         else:
             run.milliseconds = ends[coming[0]].arrival
     run.scheduler.check()
-    assert run.scheduler.pool.held == 0
+    assert run.scheduler.kv.pool.held == 0
     assert all(len(one.output) == job.output for one, job in ends.items())
     return run
 

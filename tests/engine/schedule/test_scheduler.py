@@ -166,7 +166,7 @@ def test_finish_while_a_step_is_computed_drops_its_result() -> None:
     scheduler.finish(one, "stop", "x")
     assert scheduler.update(plan, {one: 3}) == []
     assert (one.output, one.finish_reason, one.stop_reason) == ([], "stop", "x")
-    assert scheduler.pool.held == 0
+    assert scheduler.kv.pool.held == 0
     scheduler.finish(one, "abort")
     assert one.finish_reason == "stop", "the first reason stays"
 

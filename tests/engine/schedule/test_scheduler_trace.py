@@ -12,6 +12,7 @@ from engine.params import SamplingParams
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.device import Device
 from tests.engine.schedule.steps import STOP, limits, next_token, request
 
 LONGEST = 24  # tokens of prompt and output together
@@ -30,21 +31,24 @@ class SchedulerTrace(RuleBasedStateMachine):
         max_seqs=st.integers(1, 5),
         chunked=st.booleans(),
         caching=st.booleans(),
-        policy=st.sampled_from(["fcfs", "priority", "longest_first"]),
+        policy=st.sampled_from(["fcfs", "priority", "longest_first", "prefix_grouped"]),
         balance=st.sampled_from([0, 0, 1]),
+        admission=st.booleans(),
+        slots=st.sampled_from([0, 0, 3, 50]),
     )
-    def start(
-        self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, policy: Any, balance: int
-    ) -> None:
+    def start(self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, **more: Any) -> None:
         self.limits = limits(
             max_tokens=max_tokens if chunked else max(max_tokens, LONGEST),
             max_seqs=max_seqs,
             blocks=blocks,
             chunked_prefill=chunked,
             prefix_caching=caching,
-            policy=policy,
-            balance=balance,
+            policy=more["policy"],
+            balance=more["balance"],
+            admission_control=more["admission"],
+            swap_slots=more["slots"],
         )
+        self.device = Device(self.limits.block_size)
         self.scheduler = Scheduler(self.limits)
         self.scheduler.pacing.multiple = 4
         self.requests: list[Request] = []
@@ -89,8 +93,10 @@ class SchedulerTrace(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
+        held = {request: request.computed for request in waiting}  # in host memory
         before, lacks_room = self.scheduler.preemptions, self.lacks_room()
         plan = self.scheduler.schedule()
+        self.back = plan.swap_in
         self.check_budget(plan)
         self.drop_reused()
         self.check_order(plan, waiting)
@@ -98,9 +104,10 @@ class SchedulerTrace(RuleBasedStateMachine):
         if not self.limits.balance:
             assert (self.scheduler.preemptions > before) == lacks_room, "preemption exactly when blocks run out"
         self.check_preemption(running, self.scheduler.preemptions - before, plan)
+        self.device.execute(plan)
         for part in plan.slices:
             if part.request in waiting:
-                self.check_start(part, known)
+                self.check_start(part, known, held[part.request])
             known |= self.write(part, starting)
         ends = {part.request: len(part.request.output) for part in plan.slices if part.samples}
         drawn = {request: next_token(request) for request in ends}
@@ -113,7 +120,9 @@ class SchedulerTrace(RuleBasedStateMachine):
     def waiting(self) -> list[Request]:
         return sorted((r for r in self.requests if r.status is Status.WAITING), key=self.order)
 
-    def order(self, request: Request) -> tuple[int, int, int]:
+    def order(self, request: Request) -> tuple[int, ...]:
+        if self.limits.policy == "prefix_grouped":
+            return request.place
         places = {"fcfs": 0, "priority": request.priority, "longest_first": request.arrival - request.max_output}
         return (places[self.limits.policy], request.index, request.child)
 
@@ -130,13 +139,15 @@ class SchedulerTrace(RuleBasedStateMachine):
         started = [part.request for part in plan.slices if part.request in waiting]
         assert started == waiting[: len(started)]
 
-    def check_start(self, part: Slice, known: set[tuple[bytes, tuple[int, ...]]]) -> None:
+    def check_start(self, part: Slice, known: set[tuple[bytes, tuple[int, ...]]], held: int) -> None:
         """A request that starts takes what blocks hold now, or will when the slices before its own are computed.
 
         ``known`` are all prefixes that were there before the step or that those slices write; requests that started in
-        between may have taken blocks of them, so it found at least what is still there.
+        between may have taken blocks of them, so it found at least what is still there. ``held`` tokens were in host
+        memory.
         """
-        assert self.matched(part.request, set(self.content.values())) <= part.start <= self.matched(part.request, known)
+        least = max(held, self.matched(part.request, set(self.content.values())))
+        assert least <= part.start <= max(held, self.matched(part.request, known))
         if not self.limits.chunked_prefill:
             assert part.stop == part.request.total
 
@@ -159,7 +170,11 @@ class SchedulerTrace(RuleBasedStateMachine):
         kept = [request for request in running if request.status is Status.RUNNING]
         assert all(self.order(k) < self.order(g) for k in kept for g in gone), "the last in order go first"
         assert all(part.request in kept for part in plan.slices), "nobody starts in a step that preempts"
-        assert all(not request.blocks and request.computed == 0 for request in gone)
+        assert all(not request.blocks for request in gone)
+        for one in gone:
+            kept = len(one.slots) * self.limits.block_size
+            assert kept >= one.computed > kept - self.limits.block_size or one.computed == kept == 0
+        assert self.limits.swap_slots or not any(request.slots for request in gone)
 
     def lacks_room(self) -> bool:
         """Whether the running requests' next slices need more blocks than are free."""
@@ -168,7 +183,7 @@ class SchedulerTrace(RuleBasedStateMachine):
             stop = min(one.total, one.computed + budget)
             budget -= stop - one.computed
             missing += max(0, -(-stop // self.limits.block_size) - len(one.blocks))
-        return missing > self.scheduler.pool.free
+        return missing > self.scheduler.kv.pool.free
 
     def write(self, part: Slice, starting: list[Request]) -> set[tuple[bytes, tuple[int, ...]]]:
         """The step computes the slice: its full blocks now hold those tokens, others nothing that is known.
@@ -177,7 +192,9 @@ class SchedulerTrace(RuleBasedStateMachine):
         """
         request, stop = part.request, part.stop
         size, written = self.limits.block_size, set()
-        for number in range(part.start // size, -(-stop // size)):
+        back = [block for block, _ in self.back if block in request.blocks]  # came back from the host
+        first = request.blocks.index(back[0]) if back else part.start // size
+        for number in range(first, -(-stop // size)):
             block = request.blocks[number]
             others = [r for r in self.scheduler.running if r is not request and block in r.blocks]
             full = (number + 1) * size <= stop
@@ -226,7 +243,7 @@ class SchedulerTrace(RuleBasedStateMachine):
             self.step()
             self.consistent()
         assert not self.alive(), "every request finishes"
-        assert self.scheduler.pool.held == 0, "no block leaks"
+        assert self.scheduler.kv.pool.held == self.scheduler.kv.slots.held == 0, "no block leaks"
 
 
 TestSchedulerTrace = SchedulerTrace.TestCase
