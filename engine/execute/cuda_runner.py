@@ -18,7 +18,7 @@ from engine.execute.model_runner import score_prompt
 from engine.execute.sampler import RawLogprobs, Sample, sample
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
-from engine.execute.step_layout import Geometry, StepLayout, StepShape, bucket_of, lay_out, sections
+from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -58,7 +58,7 @@ class CudaModelRunner:
         ]
         self._rows = BatchRows(max_seqs, -(-max_len // block_size), device)
         pieces = max_seqs * -(-max_len // PIECE)
-        most = bucket_of(max_seqs)  # padding included
+        most = row_bucket(max_seqs)  # padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
