@@ -20,6 +20,8 @@ FLAGS: Mapping[str, type] = {
     "enable_admission_control": bool,
     "batch_invariant": bool,
     "enforce_eager": bool,
+    "async_scheduling": bool,
+    "disable_cascade_attn": bool,
     "skip_tokenizer_init": bool,
     "hf_overrides": Mapping,
 }
@@ -53,6 +55,8 @@ class EngineArgs:
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
         batch_invariant: make every row's arithmetic independent of its neighbours; on the CPU it always is.
         enforce_eager: on CUDA, launch every kernel by itself instead of replaying captured graphs.
+        async_scheduling: on CUDA, plan and launch the next step while one is computed.
+        disable_cascade_attn: on CUDA, let every sequence read prompt beginnings that it shares with others by itself.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
     """
@@ -78,6 +82,8 @@ class EngineArgs:
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
     enforce_eager: bool = False
+    async_scheduling: bool = True
+    disable_cascade_attn: bool = False
     device: str = "auto"
     skip_tokenizer_init: bool = False
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
+from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
@@ -31,6 +32,7 @@ class GenerationModel:
     max_model_len: int
     eos_ids: frozenset[int]
     seed: int
+    costs: DecoderCosts
 
 
 @dataclass(eq=False)
@@ -59,13 +61,23 @@ class _Step:
     plan: StepPlan
     launched: Launched
     start: float
+    cost: Cost
 
 
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
-    def __init__(self, model: GenerationModel, runner: Runner, limits: Limits, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        model: GenerationModel,
+        runner: Runner,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        ahead: bool = True,
+    ) -> None:
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
         self.model = model
+        self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
@@ -76,6 +88,7 @@ class GenerationCore:
         self._booked = self._ready
         self._launched: _Step | None = None
         self._timeline = Timeline()
+        self._groups = StepGroups()
         self._totals = EngineStats()
 
     @property
@@ -117,7 +130,7 @@ class GenerationCore:
             launched = self._launch(plan) if plan.slices else None
             outputs = self._finish_launched()
             self._launched = launched
-            if launched is not None and not self.runner.runs_ahead(plan):
+            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
                 outputs += self._finish_launched()
         except BaseException:
             self.reset_prefix_cache()  # it names blocks that a planned step would have written
@@ -129,9 +142,15 @@ class GenerationCore:
         for part in plan.slices:
             generation = self._generations[part.request]
             generation.scheduled = generation.scheduled or start
-        step = _Step(plan, self.runner.launch(plan), start)
+        step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
+
+    def _shared_tokens(self) -> int:
+        """Cached tokens that a block holds for more than one running request, once for each but the first."""
+        scheduler = self.scheduler
+        listed = sum(len(request.blocks) for request in scheduler.running)
+        return max(0, listed - scheduler.kv.pool.held) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""
@@ -143,9 +162,22 @@ class GenerationCore:
         alive = {request for request in result.samples if request.status is not Status.FINISHED}
         self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
         self._book(step.plan, result, alive, now)
-        self._count(step.plan, alive, now, now - max(step.start, self._booked))
+        self._count(step, result, alive, now)
         self._booked = now
         return self._collect(alive)
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
+
+        ``None`` where no unfinished prompt has this id. What a launched step still draws for it is dropped.
+        """
+        generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
+        if generation is None:
+            return None
+        for completion in generation.completions:
+            self.scheduler.finish(completion.request, "abort")
+            del self._generations[completion.request], self._completions[completion.request]
+        return self._output(generation)
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
@@ -165,6 +197,7 @@ class GenerationCore:
             waiting=self.scheduler.waiting,
             kv_blocks_total=pool.size,
             kv_blocks_used=pool.held,
+            step_groups=self._groups.groups(),
             timeline=self._timeline.points(),
         )
 
@@ -252,8 +285,12 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
-        old, pool = self._totals, self.scheduler.kv.pool
+    def _count(self, step: _Step, result: StepResult, alive: set[Request], now: float) -> None:
+        old, pool, plan, cost = self._totals, self.scheduler.kv.pool, step.plan, step.cost
+        seconds = now - max(step.start, self._booked)
+        device = old.device_busy_seconds
+        if result.device_seconds is not None:
+            device = (device or 0.0) + result.device_seconds
         started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
         self._totals = replace(
             old,
@@ -266,7 +303,11 @@ class GenerationCore:
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,
+            device_busy_seconds=device,
+            flops=old.flops + cost.flops,
+            bytes=old.bytes + cost.bytes,
         )
+        self._groups.add(cost, seconds)
         self._timeline.add(
             TimelinePoint(
                 time=now - self._ready,

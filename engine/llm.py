@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from engine.args import EngineArgs
 from engine.build import Engine, build, set_threads
+from engine.device import describe, peak_memory
+from engine.generation import GenerationCore
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from engine.pooling import PoolingCore
@@ -179,6 +181,17 @@ class LLM:
             if self._engine is not None:
                 core.abort_all()
 
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt of the open stream; gives what there is of it, with the finish reason ``abort``.
+
+        The stream does not yield it again. ``None`` where the prompt is finished, or not pulled from its iterator yet.
+
+        Raises:
+            TypeError: the model does not generate.
+        """
+        self._require("generate")
+        return cast(GenerationCore, self._open.core).abort(request_id)
+
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer of the model.
 
@@ -202,11 +215,14 @@ class LLM:
     def stats(self) -> EngineStats:
         """Counters since the engine was ready."""
         engine = self._open
+        allocated, reserved = peak_memory(engine.device)
         return replace(
             engine.core.stats(),
             startup=engine.startup,
-            device={"type": engine.device.type},
+            device=describe(engine.device),
             numerics=engine.core.describe(),
+            peak_allocated_bytes=allocated,
+            peak_reserved_bytes=reserved,
         )
 
     def close(self) -> None:

@@ -13,10 +13,14 @@ from engine.schedule.request import Request
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step produced: a token for each slice that samples, and log-probabilities of prompt tokens."""
+    """What a step produced: a token for each slice that samples, and log-probabilities of prompt tokens.
+
+    ``device_seconds``: how long the device computed, by its own clock; ``None`` where it has none of its own.
+    """
 
     samples: Mapping[Request, Sample]
     prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
+    device_seconds: float | None = None
 
 
 class Launched(Protocol):

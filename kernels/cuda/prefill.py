@@ -23,6 +23,11 @@ def query_rows(head_dim: int) -> int:
     return 128 if 64 < head_dim <= 128 else 64
 
 
+def tile_tokens(heads: int, kv_heads: int, head_dim: int) -> int:
+    """Query tokens per program."""
+    return query_rows(head_dim) // (heads // kv_heads)
+
+
 def prefill_tiles(
     query_starts: Sequence[int], context_lens: Sequence[int], heads: int, kv_heads: int, head_dim: int
 ) -> torch.Tensor:
@@ -36,7 +41,7 @@ def prefill_tiles(
     Returns:
         [tiles, 4] int32 on the CPU: sequence, first query token, query tokens, position of the first
     """
-    tokens = query_rows(head_dim) // (heads // kv_heads)
+    tokens = tile_tokens(heads, kv_heads, head_dim)
     rows = []
     for i, context in enumerate(context_lens):
         start, stop = query_starts[i], query_starts[i + 1]
