@@ -37,6 +37,7 @@ from engine.sizes import (
     cache_memory,
     choose_sizes,
     model_length,
+    swap_slots,
 )
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -183,13 +184,14 @@ def _generation(
     decoder: Decoder | None,
 ) -> GenerationCore:
     sizes = choose_sizes(args, spec, device)
+    slots = swap_slots(args, spec, sizes, dtype)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
         cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
     with clock.phase("load"):
         decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
-        runner = _runner(args, decoder, blocks, sizes, device)
+        runner = _runner(args, decoder, blocks, slots, sizes, device)
     limits = Limits(
         max_tokens=sizes.tokens,
         max_seqs=sizes.seqs,
@@ -200,6 +202,7 @@ def _generation(
         policy=cast(Policy, args.scheduling_policy),
         balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
         admission_control=args.enable_admission_control,
+        swap_slots=slots,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
@@ -212,9 +215,9 @@ def _generation(
     return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
-def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
+def _runner(args: EngineArgs, decoder: Decoder, blocks: int, slots: int, sizes: Sizes, device: torch.device) -> Runner:
     if device.type == "cpu":
-        return ModelRunner(decoder, blocks, sizes.block_size, device)
+        return ModelRunner(decoder, blocks, sizes.block_size, device, swap_slots=slots)
     from engine.execute.cuda_runner import CudaModelRunner
 
     return CudaModelRunner(

@@ -84,7 +84,7 @@ def with_limits(base: LLM, **changes: Any) -> LLM:
     core = engine.core
     assert isinstance(core, GenerationCore)
     limits = replace(core.scheduler.limits, **changes)
-    runner = ModelRunner(core.runner.model, limits.blocks, limits.block_size, core.runner.device)
+    runner = ModelRunner(core.runner.model, limits.blocks, limits.block_size, core.runner.device, limits.swap_slots)
     llm = copy.copy(base)
     llm._engine = replace(engine, core=GenerationCore(core.model, runner, limits, core.tokenizer))
     return llm

@@ -76,6 +76,7 @@ def essence(results: list[RequestOutput]) -> list[Any]:
         {"max_seqs": 3},
         {"max_tokens": 16},
         {"blocks": 14, "block_size": 8, "admission_control": False},
+        {"blocks": 14, "block_size": 8, "admission_control": False, "swap_slots": 60, "prefix_caching": False},
         {"prefix_caching": False},
     ],
     ids=str,
