@@ -17,6 +17,7 @@ from engine.args import EngineArgs
 from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
+from engine.execute.swap import CachedRunner, SwappingRunner
 from engine.generation import GenerationCore, GenerationModel
 from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
@@ -191,7 +192,8 @@ def _generation(
         decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
-        runner = _runner(args, decoder, blocks, slots, sizes, device)
+        plain = _runner(args, decoder, blocks, sizes, device)
+        runner: Runner = SwappingRunner(plain, slots) if slots else plain
     limits = Limits(
         max_tokens=sizes.tokens,
         max_seqs=sizes.seqs,
@@ -215,9 +217,9 @@ def _generation(
     return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
-def _runner(args: EngineArgs, decoder: Decoder, blocks: int, slots: int, sizes: Sizes, device: torch.device) -> Runner:
+def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> CachedRunner:
     if device.type == "cpu":
-        return ModelRunner(decoder, blocks, sizes.block_size, device, swap_slots=slots)
+        return ModelRunner(decoder, blocks, sizes.block_size, device)
     from engine.execute.cuda_runner import CudaModelRunner
 
     return CudaModelRunner(

@@ -9,7 +9,6 @@ import torch
 
 from engine.execute.runner import StepResult
 from engine.execute.sampler import RawLogprobs, raw_logprobs, sample
-from engine.execute.swap import SwapSpace
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -34,7 +33,7 @@ class Done:
 class ModelRunner:
     """Owns the model and the KV cache's tensors."""
 
-    def __init__(self, model: Decoder, blocks: int, block_size: int, device: torch.device, swap_slots: int = 0) -> None:
+    def __init__(self, model: Decoder, blocks: int, block_size: int, device: torch.device) -> None:
         spec = model.spec
         self.model = model
         self.block_size = block_size
@@ -42,11 +41,9 @@ class ModelRunner:
         self.caches: list[LayerCache] = [
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
-        self._swap = SwapSpace(self.caches, swap_slots, pin=False)
 
     def launch(self, plan: StepPlan) -> Done:
         """Compute one step; it is done on return."""
-        self._swap.execute(plan)
         return Done(self._execute(plan))
 
     def runs_ahead(self, plan: StepPlan) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
+from engine.execute.runner import Launched, Runner
 from engine.schedule.plan import StepPlan
 from kernels.kv_cache import LayerCache
 
@@ -75,6 +77,35 @@ class SwapSpace:
             if self._pin:
                 blocks = blocks.pin_memory()
             yield blocks.to(self._staging.device, non_blocking=True), [slot for _, slot in batch]
+
+
+class CachedRunner(Runner, Protocol):
+    """A runner whose cache can be copied from outside."""
+
+    caches: list[LayerCache]
+    device: torch.device
+
+
+class SwappingRunner:
+    """Makes a plan's copies before the runner behind it launches the plan."""
+
+    def __init__(self, inner: CachedRunner, slots: int) -> None:
+        """Room for ``slots`` blocks on the host."""
+        self.inner = inner
+        self._space = SwapSpace(inner.caches, slots, pin=inner.device.type == "cuda")
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Start one step, copies first."""
+        self._space.execute(plan)
+        return self.inner.launch(plan)
+
+    def runs_ahead(self, plan: StepPlan) -> bool:
+        """As the runner behind says."""
+        return self.inner.runs_ahead(plan)
+
+    def numerics(self) -> Mapping[str, str]:
+        """As the runner behind says: copies change no number."""
+        return self.inner.numerics()
 
 
 def _runs(slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
