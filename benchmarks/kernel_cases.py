@@ -81,10 +81,14 @@ class Attention:
     def decode(
         self, query: torch.Tensor, plan: DecodePlan, out: torch.Tensor, prefixes: SharedPrefixes | None = None
     ) -> None:
-        scale = self.shape.head_dim**-0.5
         if prefixes:
-            shared_prefix_attention(query, self.cache, self.tables, self.contexts, prefixes, plan, scale, 0.0)
-        decode_attention(query, self.cache, self.tables, plan, scale, 0.0, out)
+            self.shared(query, plan, prefixes)
+        decode_attention(query, self.cache, self.tables, plan, self.shape.head_dim**-0.5, 0.0, out)
+
+    def shared(self, query: torch.Tensor, plan: DecodePlan, prefixes: SharedPrefixes) -> None:
+        """The pieces that sequences share."""
+        scale = self.shape.head_dim**-0.5
+        shared_prefix_attention(query, self.cache, self.tables, self.contexts, prefixes, plan, scale, 0.0)
 
     def tiles(self, tokens: int) -> torch.Tensor:
         """Tiles of a step that computes the last ``tokens`` tokens of every sequence."""

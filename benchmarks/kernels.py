@@ -100,23 +100,22 @@ def decode(meter: Meter, shape: Shape) -> Iterator[Row]:
 
 
 def cascade(meter: Meter, shape: Shape) -> Iterator[Row]:
-    a = Attention(shape, [1024 + 200 + i for i in range(64)], 64, common=1024)
-    query = a.queries(64)
-    out, plain = torch.empty_like(query), torch.empty_like(query)
-    device = query.device
-    prefixes = share_prefixes([(range(64), 1024)], 64, 64, shape.heads // shape.kv_heads, device)
-    plans = a.plan(), a.plan(prefixes.pieces)
-    a.decode(query, plans[0], plain)
-    a.decode(query, plans[1], out, prefixes)
-    error = relative(out, plain)
-    yield meter.row(
-        "decode, nothing shared", shape, "64 x (1024 + 200)", lambda: a.decode(query, plans[0], plain),
-        a.decode_bytes, "read_gbps",
-    )  # fmt: skip
-    yield meter.row(
-        "decode, shared prefix", shape, "64 x (1024 + 200)", lambda: a.decode(query, plans[1], out, prefixes),
-        a.decode_bytes, "read_gbps", error,
-    )  # fmt: skip
+    for count, own in ((64, 200), (256, 200), (1000, 100)):
+        a = Attention(shape, [1024 + own + i % 64 for i in range(count)], 64, common=1024)
+        query = a.queries(count)
+        out, plain = torch.empty_like(query), torch.empty_like(query)
+        prefixes = share_prefixes([(range(count), 1024)], count, 4000, shape.heads // shape.kv_heads, query.device)
+        plans = a.plan(), a.plan(prefixes.pieces)
+        alone = lambda a=a, q=query, p=plans[0], o=plain: a.decode(q, p, o)  # noqa: E731
+        together = lambda a=a, q=query, p=plans[1], o=out, s=prefixes: a.decode(q, p, o, s)  # noqa: E731
+        shared = lambda a=a, q=query, p=plans[1], s=prefixes: a.shared(q, p, s)  # noqa: E731
+        alone()
+        together()
+        case, error = f"{count} x (1024 + {own})", relative(out, plain)
+        yield meter.row("decode, nothing shared", shape, case, alone, a.decode_bytes, "read_gbps")
+        yield meter.row("decode, shared prefix", shape, case, together, a.decode_bytes, "read_gbps", error)
+        flops = 4 * count * 1024 * shape.heads * shape.head_dim
+        yield meter.row("of it the shared part", shape, case, shared, flops, "matmul_tflops")
 
 
 def prefill(meter: Meter, shape: Shape) -> Iterator[Row]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from kernels.activation import silu_mul
+
 # oneDNN takes another route for a single row, with another order of summation; from two rows on, rows of a packed
 # product were equal to the bit for every number of rows tried (docs/performance.md). Four leaves a margin.
 MIN_ROWS = 4
@@ -44,6 +46,15 @@ class PackedLinear:
             x = F.pad(x, (0, 0, 0, MIN_ROWS - rows))
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return result[:rows]
+
+    def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up, where gate and up are the halves of this product: [rows, out_features / 2]."""
+        if x.is_cuda and self._packed is None:
+            from kernels.cuda import gemm
+
+            assert self._weight is not None
+            return gemm.gated_linear(x, self._weight, self._bias, "silu")
+        return silu_mul(self(x))
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:

@@ -10,7 +10,6 @@ import torch
 from engine.model.checkpoint import Checkpoint
 from engine.model.rope import rotation_tables
 from engine.model.spec import DecoderSpec
-from kernels.activation import silu_mul
 from kernels.attention import AttentionBatch, CudaAttentionBatch, paged_attention
 from kernels.kv_cache import LayerCache
 from kernels.linear import PackedLinear
@@ -72,8 +71,7 @@ class Decoder:
             )
             x = paged_attention(query, cache, batch.attention, spec.head_dim**-0.5, spec.sliding_window, self.dtype)
             x = layer.output(x.flatten(1))
-            x = layer.gate_up(add_rms_norm(x, residual, layer.mlp_norm, eps))
-            x = layer.down(silu_mul(x))
+            x = layer.down(layer.gate_up.silu_mul(add_rms_norm(x, residual, layer.mlp_norm, eps)))
         return add_rms_norm(x, residual, self.norm, eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+
 Activation = Literal["silu", "gelu_tanh", "gelu"]
 KINDS: dict[str, int] = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 BLOCK = 1024
@@ -26,7 +28,8 @@ def activate(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _gated_kernel(gate_up, out, SIZE: tl.constexpr, KIND: tl.constexpr, WIDTH: tl.constexpr):
+def _gated_kernel(gate_up, out, SIZE: tl.constexpr, KIND: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr):
+    wait_for_earlier(EARLY)
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     mask = i < SIZE
@@ -41,5 +44,8 @@ def gated(gate_up: torch.Tensor, kind: Activation, out: torch.Tensor | None = No
     out = gate_up.new_empty(tokens, size) if out is None else out
     if tokens:
         grid = (tokens, triton.cdiv(size, BLOCK))
-        _gated_kernel[grid](gate_up, out, SIZE=size, KIND=KINDS[kind], WIDTH=BLOCK, num_warps=4)
+        _gated_kernel[grid](
+            gate_up, out, SIZE=size, KIND=KINDS[kind], WIDTH=BLOCK, num_warps=4,
+            **launch_arguments(starts_early(gate_up.device)),
+        )  # fmt: skip
     return out

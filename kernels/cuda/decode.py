@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Attention of one query token per sequence over the paged cache, spread evenly over the device.
 
-The keys of a sequence are cut into pieces of fixed size; a (piece, kv head) is one unit of work, and a fixed number of
-programs takes them in turn, so that a batch of mixed lengths is balanced and a captured graph fits every batch. Another
-kernel merges the pieces of a (sequence, kv head) in their order (flash decoding, Dao et al. 2023, but with a number of
-pieces that depends on nothing but the length).
+The keys of a sequence are cut into pieces of fixed size. The tiles of all pieces stand in one list, of which a fixed
+number of programs take equal shares, whole pieces each, so that a batch of mixed lengths is balanced and a captured
+graph fits every batch. Another kernel merges the pieces of a (sequence, kv head) in their order (flash decoding, Dao et
+al. 2023, but with a number of pieces that depends on nothing but the length).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan
 from kernels.cuda.device import key_tiles, multiprocessors
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.numerics import KEY_TILE, PIECE
 from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
 from kernels.kv_cache import LayerCache
@@ -46,8 +47,10 @@ def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int]:
 def _merge_kernel(
     starts, tops, totals, sums, out,
     HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Merge the pieces of one (sequence, kv head) in their order; a single piece has been written already."""
+    wait_for_earlier(EARLY)
     sequence, head = tl.program_id(0), tl.program_id(1) * GROUP
     slot, end_slot = tl.load(starts + sequence), tl.load(starts + sequence + 1)
     if end_slot - slot < 2:
@@ -86,12 +89,22 @@ def _finish_piece(
 
 
 @triton.jit
+def _piece_start(tiles, tile, count, TILE: tl.constexpr, PIECE_: tl.constexpr):
+    """The first tile of the list, from ``tile`` on, with which a piece begins; ``count`` is their end."""
+    first = tl.load(tiles + tile * 4 + 1, mask=tile < count, other=0)
+    context = tl.load(tiles + tile * 4 + 2, mask=tile < count, other=0)
+    into = first % PIECE_
+    left = tl.minimum((context - first + TILE - 1) // TILE, (PIECE_ - into) // TILE)
+    return tl.where(into == 0, tile, tile + left)
+
+
+@triton.jit
 def _decode_kernel(
     query,  # [sequences, heads, head_dim]
     keys,  # [blocks, block_size, kv_heads, head_dim]
     values,
     tables,  # [sequences, blocks] int32
-    items,
+    tiles,
     starts,
     counts,
     tops,
@@ -117,10 +130,11 @@ def _decode_kernel(
     WINDOWED: tl.constexpr,
     COPIED: tl.constexpr,
     STAGES_: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """Tiles of all pieces of this program in one loop: the next piece's keys are on their way while one ends."""
+    """All tiles of this program in one loop: the next piece's keys are on their way while one ends."""
+    wait_for_earlier(EARLY)
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    TILES: tl.constexpr = PIECE_ // TILE
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM)
     lane = tl.arange(0, TILE)
@@ -129,18 +143,18 @@ def _decode_kernel(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ONES_, ROWS], tl.float32)
     acc = tl.zeros([DIM, ROWS], tl.float32)
-    program, programs = tl.program_id(0), tl.num_programs(0)
-    units = tl.maximum((tl.load(counts) * KV_HEADS - program + programs - 1) // programs, 0)
-    for t in tl.range(0, units * TILES, num_stages=STAGES_):
-        unit = program + t // TILES * programs
-        head = unit % KV_HEADS * GROUP
-        record = items + unit // KV_HEADS * 4
-        sequence, piece, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
-        first = piece * PIECE_ + t % TILES * TILE
+    kv_head, share, shares = tl.program_id(0) % KV_HEADS, tl.program_id(0) // KV_HEADS, tl.num_programs(0) // KV_HEADS
+    head = kv_head * GROUP
+    count = tl.load(counts)
+    begin = _piece_start(tiles, (count.to(tl.int64) * share // shares).to(tl.int32), count, TILE, PIECE_)
+    end = _piece_start(tiles, (count.to(tl.int64) * (share + 1) // shares).to(tl.int32), count, TILE, PIECE_)
+    for t in tl.range(begin, end, num_stages=STAGES_):
+        record = tiles + t * 4
+        sequence, first, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
         q_offset = (sequence.to(tl.int64) * query_stride + (head + row) * HEAD_DIM)[:, None] + dim[None, :]
         q = tl.load(query + q_offset, mask=mask, other=0.0)
         k, v = load_tile(
-            keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, unit % KV_HEADS,
+            keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, kv_head,
             KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
         )  # fmt: skip
         scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [keys, rows]
@@ -149,7 +163,8 @@ def _decode_kernel(
             scores = soft_cap(scores, scale, cap)
             scale_ = 1.4426950408889634
         scores = tl.where(visible_keys(first + lane, context - 1 + row * 0, window, WINDOWED), scores, float("-inf"))
-        begins, ends = t % TILES == 0, t % TILES == TILES - 1
+        begins = first % PIECE_ == 0
+        ends = ((first + TILE) % PIECE_ == 0) | (first + TILE >= context)
         top = tl.where(begins, float("-inf"), top)
         top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
         weights = weights.to(v.dtype)
@@ -189,15 +204,15 @@ def decode_attention(
     group = heads // kv_heads
     dim = triton.next_power_of_2(head_dim)
     keys, values, copied = key_tiles(cache)
-    rows = query_rows(group)
+    rows, early = query_rows(group), starts_early(query.device)
     warps, per_sm = shape(head_dim, rows, copied)
-    programs = min(plan.items.shape[0] * kv_heads, multiprocessors(query.device) * per_sm)
-    _decode_kernel[(programs,)](
+    shares = min(plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
+    _decode_kernel[(shares * kv_heads,)](
         query,
         keys,
         values,
         block_tables,
-        plan.items,
+        plan.tiles,
         plan.starts,
         plan.counts,
         plan.tops,
@@ -224,6 +239,7 @@ def decode_attention(
         COPIED=copied,
         STAGES_=STAGES,
         num_warps=warps,
+        **launch_arguments(early),
     )
     _merge_kernel[(query.shape[0], kv_heads)](
         plan.starts,
@@ -237,4 +253,5 @@ def decode_attention(
         ROWS=triton.next_power_of_2(group),
         DIM=dim,
         num_warps=4,
+        **launch_arguments(early),
     )

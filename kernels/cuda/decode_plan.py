@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.cuda.numerics import PIECE
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+from kernels.cuda.numerics import KEY_TILE, PIECE
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class DecodePlan:
     who knows the lengths, must keep to it, for nothing on the device can raise.
     """
 
-    items: torch.Tensor  # [pieces, 4] int32: sequence, piece, context, scratch slot
+    tiles: torch.Tensor  # [tiles, 4] int32: sequence, first key, context, scratch slot of its piece
     starts: torch.Tensor  # [sequences + 1] int32: first scratch slot of each sequence
-    counts: torch.Tensor  # [1] int32: items in use
+    counts: torch.Tensor  # [1] int32: tiles in use
     tops: torch.Tensor  # [pieces, heads] float32
     totals: torch.Tensor  # [pieces, heads] float32
     sums: torch.Tensor  # [pieces, heads, head_dim] float32
@@ -41,7 +42,7 @@ def allocate_plan(
         return torch.empty(shape, dtype=torch.float32, device=device)
 
     return DecodePlan(
-        items=ints(pieces, 4),
+        tiles=ints(pieces * (PIECE // KEY_TILE), 4),
         starts=ints(sequences + 1),
         counts=ints(1),
         tops=floats(pieces, heads),
@@ -59,33 +60,47 @@ def first_piece(context, window, PIECE_: tl.constexpr):
 
 @triton.jit
 def _plan_kernel(
-    contexts, shared, items, starts, counts, sequences, window, SEQUENCES: tl.constexpr, PIECE_: tl.constexpr
+    contexts,
+    shared,
+    tiles,
+    starts,
+    counts,
+    sequences,
+    window,
+    SEQUENCES: tl.constexpr,
+    PIECE_: tl.constexpr,
+    TILE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """Program i counts the pieces of the sequences before i, then lists its own."""
+    """Program i counts pieces and tiles of the sequences before i, then lists the tiles of its own."""
+    wait_for_earlier(EARLY)
     sequence = tl.program_id(0)
     i = tl.arange(0, SEQUENCES)
     context = tl.load(contexts + i, mask=i < sequences, other=0)
     first = first_piece(context, window, PIECE_)
     pieces = (context + PIECE_ - 1) // PIECE_ - first
     common = tl.load(shared + i, mask=i < sequences, other=0)
-    own = pieces - tl.minimum(tl.maximum(common - first, 0), pieces)
-    slot = tl.sum(tl.where(i < sequence, pieces, 0))
-    item = tl.sum(tl.where(i < sequence, own, 0))
+    hidden = tl.minimum(tl.maximum(tl.abs(common) - first, 0), pieces)  # computed elsewhere, in as many slots or in one
+    own = pieces - hidden
+    slots = own + tl.where(common < 0, tl.minimum(hidden, 1), hidden)
+    slot = tl.sum(tl.where(i < sequence, slots, 0))
+    listed = tl.maximum((context + TILE - 1) // TILE - (first + hidden) * (PIECE_ // TILE), 0)
+    tile = tl.sum(tl.where(i < sequence, listed, 0))
     tl.store(starts + sequence, slot)
     if sequence == sequences - 1:
-        tl.store(starts + sequences, tl.sum(pieces))
-        tl.store(counts, tl.sum(own))
-    mine = tl.sum(tl.where(i == sequence, own, 0))
-    common = tl.sum(tl.where(i == sequence, pieces, 0)) - mine
-    begin = tl.sum(tl.where(i == sequence, first, 0)) + common
+        tl.store(starts + sequences, tl.sum(slots))
+        tl.store(counts, tl.sum(listed))
+    mine = tl.sum(tl.where(i == sequence, listed, 0))
+    begin = tl.sum(tl.where(i == sequence, first + hidden, 0)) * PIECE_
+    slot += tl.sum(tl.where(i == sequence, slots - own, 0))
     context = tl.sum(tl.where(i == sequence, context, 0))
     for j in range(0, mine, SEQUENCES):
-        record = items + (item + j + i) * 4
+        record = tiles + (tile + j + i) * 4
         mask = j + i < mine
         tl.store(record, sequence, mask=mask)
-        tl.store(record + 1, begin + j + i, mask=mask)
+        tl.store(record + 1, begin + (j + i) * TILE, mask=mask)
         tl.store(record + 2, context, mask=mask)
-        tl.store(record + 3, slot + common + j + i, mask=mask)
+        tl.store(record + 3, slot + (j + i) // (PIECE_ // TILE), mask=mask)
 
 
 def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: torch.Tensor) -> None:
@@ -94,19 +109,21 @@ def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: tor
     Args:
         plan: written.
         context_lens: [sequences] int32, this step's token included; 0 for rows of a batch bucket that are not in use.
-        shared_pieces: [sequences] int32, leading pieces that ``shared_prefix_attention`` computes; at most
-            (context - 1) // PIECE, so that every sequence keeps a piece of its own.
+        shared_pieces: [sequences] int32, leading pieces that ``shared_prefix_attention`` computes (negative where it
+            merges them); at most (context - 1) // PIECE, so that every sequence keeps a piece of its own.
     """
     sequences = context_lens.shape[0]
     _plan_kernel[(sequences,)](
         context_lens,
         shared_pieces,
-        plan.items,
+        plan.tiles,
         plan.starts,
         plan.counts,
         sequences,
         plan.window,
         SEQUENCES=triton.next_power_of_2(sequences),
         PIECE_=PIECE,
+        TILE=KEY_TILE,
         num_warps=4,
+        **launch_arguments(starts_early(context_lens.device)),
     )

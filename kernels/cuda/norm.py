@@ -7,20 +7,25 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+
 
 @triton.jit
-def _add_rms_norm_kernel(x, residual, weight, out, eps, x_stride, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rms_norm_kernel(
+    x, residual, weight, out, eps, x_stride, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     mask = i < HIDDEN
+    factor = tl.load(weight + i, mask=mask, other=0.0).to(tl.float32)
+    wait_for_earlier(EARLY)
     wide = tl.load(x + row * x_stride + i, mask=mask, other=0.0).to(tl.float32)
     wide += tl.load(residual + row * HIDDEN + i, mask=mask, other=0.0).to(tl.float32)
     narrow = wide.to(residual.dtype.element_ty)
     tl.store(residual + row * HIDDEN + i, narrow, mask=mask)
     wide = narrow.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(wide * wide, 0) / HIDDEN + eps)
-    scaled = wide * inverse * tl.load(weight + i, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + row * HIDDEN + i, scaled.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + row * HIDDEN + i, (wide * inverse * factor).to(out.dtype.element_ty), mask=mask)
 
 
 def add_rms_norm(
@@ -40,8 +45,9 @@ def add_rms_norm(
     block = triton.next_power_of_2(hidden)
     if x.shape[0]:
         _add_rms_norm_kernel[(x.shape[0],)](
-            x, residual, weight, out, eps, x.stride(0), HIDDEN=hidden, BLOCK=block, num_warps=warps(block)
-        )
+            x, residual, weight, out, eps, x.stride(0), HIDDEN=hidden, BLOCK=block, num_warps=warps(block),
+            **launch_arguments(starts_early(x.device)),
+        )  # fmt: skip
     return out
 
 

@@ -11,21 +11,14 @@ import triton.language as tl
 
 from kernels.cuda.device import key_tiles
 from kernels.cuda.numerics import KEY_TILE, PIECE
-from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, tile_weights
+from kernels.cuda.query_rows import ONES, STAGES, attend_rows, rows_per_program
+from kernels.cuda.softmax import LOG2_E
 from kernels.kv_cache import LayerCache
-
-ONES = 16  # columns of the block of ones that sums the denominator; all come out equal
-STAGES = 5
-
-
-def query_rows(head_dim: int) -> int:
-    """Query rows (token, head) per program; results do not depend on it."""
-    return 128 if 64 < head_dim <= 128 else 64
 
 
 def tile_tokens(heads: int, kv_heads: int, head_dim: int) -> int:
     """Query tokens per program."""
-    return query_rows(head_dim) // (heads // kv_heads)
+    return rows_per_program(head_dim) // (heads // kv_heads)
 
 
 def prefill_tiles(
@@ -73,7 +66,7 @@ def _prefill_kernel(
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
     PIECE_: tl.constexpr,
-    ONES: tl.constexpr,
+    ONES_: tl.constexpr,
     CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr,
     COPIED: tl.constexpr,
@@ -85,54 +78,23 @@ def _prefill_kernel(
 
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM)
-    lane = tl.arange(0, TILE)
     row_token = row // GROUP
     row_position = position + row_token
     live = row_token < count
     q_offset = (token + row_token).to(tl.int64) * query_stride + (kv_head * GROUP + row % GROUP) * HEAD_DIM
     q_mask = live[:, None] & (dim < HEAD_DIM)[None, :]
     q = tl.load(query + q_offset[:, None] + dim[None, :], mask=q_mask, other=0.0)
-    ones = tl.full([TILE, ONES], 1.0, query.dtype.element_ty)
 
     end = position + count  # keys that the last row sees
     start = 0
     if WINDOWED:
         start = tl.maximum(position - window + 1, 0) // TILE * TILE
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS, ONES], tl.float32)
-    acc = tl.zeros([ROWS, DIM], tl.float32)
-    piece_top, piece_total, piece_acc = top, total, acc
-
-    for first in tl.range(start, end, TILE, num_stages=STAGES_):
-        key = first + lane
-        k, v = load_tile(
-            keys, values, tables + sequence.to(tl.int64) * table_stride, first, end, kv_head,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
-        )  # fmt: skip
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        # Here, where the tensor cores have been waited for. A new piece has no maximum yet: its first decay is zero and
-        # clears denominator and sum. Clearing them here would define registers that the tensor cores accumulate in, and
-        # the compiler would serialise them.
-        if first % PIECE_ == 0:
-            top, total, acc = merge_piece(top, total, acc, piece_top, piece_total, piece_acc)
-            piece_top = tl.full([ROWS], float("-inf"), tl.float32)
-        scale_ = scale_log2
-        if CAPPED:
-            scores = soft_cap(scores, scale, cap)
-            scale_ = 1.4426950408889634
-        hides = first + TILE > position + 1
-        if WINDOWED:
-            hides = hides | (first < end - window)
-        if hides:
-            visible = key[None, :] <= row_position[:, None]
-            if WINDOWED:
-                visible = visible & (key[None, :] > row_position[:, None] - window)
-            scores = tl.where(visible, scores, float("-inf"))
-        piece_top, weights, decay = tile_weights(scores, piece_top, scale_, KEY_AXIS=1)
-        weights = weights.to(v.dtype)
-        piece_acc = tl.dot(weights, v, piece_acc * decay, input_precision="ieee")
-        piece_total = tl.dot(weights, ones, piece_total * decay, input_precision="ieee")
-    top, total, acc = merge_piece(top, total, acc, piece_top, piece_total, piece_acc)
+    _, total, acc = attend_rows(
+        q, keys, values, tables + sequence.to(tl.int64) * table_stride, kv_head, start, end, row_position, position,
+        end - 1, scale, scale_log2, cap, window,
+        KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, True, CAPPED, WINDOWED, COPIED,
+        STAGES_,
+    )  # fmt: skip
     acc = acc / tl.max(total, 1)[:, None]
     o_offset = (token + row_token).to(tl.int64) * (KV_HEADS * GROUP) + kv_head * GROUP + row % GROUP
     tl.store(out + o_offset[:, None] * HEAD_DIM + dim[None, :], acc.to(out.dtype.element_ty), mask=q_mask)
@@ -164,7 +126,7 @@ def prefill_attention(
         return
     heads, head_dim = query.shape[1:]
     kv_heads = cache.keys.shape[2]
-    rows = query_rows(head_dim)
+    rows = rows_per_program(head_dim)
     keys, values, copied = key_tiles(cache)
     _prefill_kernel[(tiles.shape[0] * kv_heads,)](
         query,
@@ -187,7 +149,7 @@ def prefill_attention(
         ROWS=rows,
         TILE=KEY_TILE,
         PIECE_=PIECE,
-        ONES=ONES,
+        ONES_=ONES,
         CAPPED=softcap > 0,
         WINDOWED=window > 0,
         COPIED=copied,

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.kv_cache import LayerCache
 
 ROWS = 16  # heads per program
@@ -46,8 +47,10 @@ def _rope_cache_kernel(
     REST: tl.constexpr,  # values behind the rotated ones, to a power of two, at least 1
     NORMED: tl.constexpr,
     ROWS_: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Row r of the flattened heads is head r % ALL of token r // ALL: queries, then keys, then values."""
+    wait_for_earlier(EARLY)
     ALL: tl.constexpr = HEADS + 2 * KV_HEADS
     row = tl.program_id(0) * ROWS_ + tl.arange(0, ROWS_)
     token, head = row // ALL, row % ALL
@@ -149,5 +152,6 @@ def rope_and_cache(
             NORMED=norm[0].numel() > 0,
             ROWS_=ROWS,
             num_warps=WARPS,
+            **launch_arguments(starts_early(qkv.device)),
         )
     return out

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.noise import gumbel_noise
 from kernels.cuda.numerics import BASIS, GROUP, ROOM, SEARCH_CHUNK, VOCAB_CHUNK
 from kernels.cuda.sample_filter import choose_among, collect_kernel, draw_from_row, floor_kernel, whole_row_limit
@@ -18,9 +19,10 @@ def _scan_kernel(
     logits, scratch, occurrences, states, presence, frequency, repetition, temperatures, top_ks, top_ps, min_ps,
     seeds, positions, part_max, part_sum, part_top, part_mass, part_best, part_token, groups, stride, greedy_below,
     VOCAB: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, GROUP: tl.constexpr, PENALISED: tl.constexpr,
-    FILTERED: tl.constexpr,
+    FILTERED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one row: its share of the log-sum-exp, its processed logits, and its best token."""
+    wait_for_earlier(EARLY)
     row, chunk = tl.program_id(0), tl.program_id(1)
     start = chunk * CHUNK
     token = start + tl.arange(0, CHUNK)
@@ -61,9 +63,10 @@ def _choose_kernel(
     part_max, part_sum, part_top, part_mass, part_best, part_token, part_count, floors, values, ids, tokens, logprobs,
     ranks, stride, greedy_below,
     VOCAB: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr,
-    PADDED_ROOM: tl.constexpr, SEARCH: tl.constexpr, FILTERED: tl.constexpr,
+    PADDED_ROOM: tl.constexpr, SEARCH: tl.constexpr, FILTERED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row: join its chunks, search its filters' limit if it has any, and write token and log-probability."""
+    wait_for_earlier(EARLY)
     row = tl.program_id(0)
     i = tl.arange(0, PADDED)
     part = row * CHUNKS + i
@@ -103,8 +106,9 @@ def _choose_kernel(
 
 
 @triton.jit
-def _rank_kernel(logits, tokens, ranks, stride, VOCAB: tl.constexpr, CHUNK: tl.constexpr):
+def _rank_kernel(logits, tokens, ranks, stride, VOCAB: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr):
     """Count the tokens of one chunk that are likelier than the chosen one."""
+    wait_for_earlier(EARLY)
     row = tl.program_id(0)
     token = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     mine = logits + row.to(tl.int64) * stride
@@ -127,6 +131,7 @@ def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: boo
     chunks = triton.cdiv(vocab, VOCAB_CHUNK)
     sizes = {"VOCAB": vocab, "CHUNK": VOCAB_CHUNK, "CHUNKS": chunks}
     padded = triton.next_power_of_2(chunks)
+    early = launch_arguments(starts_early(logits.device))
 
     def floats(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.float32, device=logits.device)
@@ -147,23 +152,25 @@ def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: boo
     unread = tuple(rows.temperature if p is None else p for p in penalties)
     _scan_kernel[(count, chunks)](
         logits, scratch, *unread, *parameters, *parts, groups, logits.stride(0), GREEDY_BELOW, **sizes, GROUP=GROUP,
-        PENALISED=rows.occurrences is not None, FILTERED=filtered, num_warps=8,
+        PENALISED=rows.occurrences is not None, FILTERED=filtered, num_warps=8, **early,
     )  # fmt: skip
     if filtered:
         floor_kernel[(count,)](
             parts[2], groups, floors, rows.top_k, VOCAB=vocab, CHUNKS=chunks, PADDED=padded, GROUPS=groups.shape[1],
-            PADDED_GROUPS=triton.next_power_of_2(groups.shape[1]), BASIS=basis(vocab), num_warps=8,
+            PADDED_GROUPS=triton.next_power_of_2(groups.shape[1]), BASIS=basis(vocab), num_warps=8, **early,
         )  # fmt: skip
-        collect_kernel[(count, chunks)](scratch, floors, values, ids, part_count, **sizes, ROOM=ROOM, num_warps=8)
+        collect_kernel[(count, chunks)](
+            scratch, floors, values, ids, part_count, **sizes, ROOM=ROOM, num_warps=8, **early
+        )
     _choose_kernel[(count,)](
         logits, scratch, *parameters, *parts, part_count, floors, values, ids, tokens, logprobs, ranks,
         logits.stride(0), GREEDY_BELOW, **sizes, PADDED=padded, ROOM=ROOM,
         PADDED_ROOM=triton.next_power_of_2(chunks * ROOM), SEARCH=SEARCH_CHUNK, FILTERED=filtered,
-        num_warps=16 if filtered else 1,
+        num_warps=16 if filtered else 1, **early,
     )  # fmt: skip
     if ranked:
         _rank_kernel[(count, chunks)](
-            logits, tokens, ranks, logits.stride(0), VOCAB=vocab, CHUNK=VOCAB_CHUNK, num_warps=8
+            logits, tokens, ranks, logits.stride(0), VOCAB=vocab, CHUNK=VOCAB_CHUNK, num_warps=8, **early
         )
     return Sampled(tokens, logprobs, ranks)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.cuda.launch import wait_for_earlier
 from kernels.cuda.noise import gumbel_noise, gumbel_noise_at
 
 
@@ -113,9 +114,10 @@ def search_among(key, weight, top, wanted):
 def floor_kernel(
     part_top, groups, floors, top_ks,
     VOCAB: tl.constexpr, CHUNKS: tl.constexpr, PADDED: tl.constexpr, GROUPS: tl.constexpr, PADDED_GROUPS: tl.constexpr,
-    BASIS: tl.constexpr,
+    BASIS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The limit of a row's candidates: as many groups as BASIS (or top_k) have a logit from it on."""
+    wait_for_earlier(EARLY)
     row = tl.program_id(0)
     i = tl.arange(0, PADDED)
     g = tl.arange(0, PADDED_GROUPS)
@@ -129,9 +131,10 @@ def floor_kernel(
 @triton.jit
 def collect_kernel(
     scratch, floors, values, ids, part_count,
-    VOCAB: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr,
+    VOCAB: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Copy one chunk's tokens from the row's limit on, in their order, to the chunk's room; empty places hold -inf."""
+    wait_for_earlier(EARLY)
     row, chunk = tl.program_id(0), tl.program_id(1)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     x = tl.load(scratch + row.to(tl.int64) * VOCAB + token, mask=token < VOCAB, other=float("-inf"))

@@ -2,7 +2,9 @@
 """Attention over prefix blocks that several sequences share, read once for all of them (cascade, Ye et al. 2024).
 
 A piece's result does not depend on who computes it: the common pieces are computed for many queries at once, into the
-sequences' own scratch slots, and ``decode_attention`` merges them like any others. So the bits stay the same.
+sequences' own scratch slots, and ``decode_attention`` merges them like any others. So the bits stay the same. Where a
+group is large enough to fill the device without splitting the keys, its pieces are merged as they come, in the order of
+all merges, and only the result is stored.
 """
 
 from __future__ import annotations
@@ -16,67 +18,15 @@ import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan, first_piece
 from kernels.cuda.device import key_tiles, multiprocessors
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.numerics import KEY_TILE, PIECE
-from kernels.cuda.softmax import LOG2_E, load_tile, soft_cap, store_piece, tile_weights, visible_keys
+from kernels.cuda.query_rows import ONES, STAGES, attend_rows
+from kernels.cuda.softmax import LOG2_E, store_piece
 from kernels.kv_cache import LayerCache
 
-STAGES = 2
-WARPS = 4
-ONES = 16  # rows of the block of ones that sums the denominator; all come out equal
-ROWS = 64  # query rows per program
-PROGRAMS_PER_SM = 2
-
-
-@triton.jit
-def _attend_piece(
-    q,
-    keys,
-    values,
-    table,
-    kv_head,
-    piece,
-    end,
-    last,
-    scale,
-    scale_log2,
-    cap,
-    window,
-    KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    PIECE_: tl.constexpr,
-    ONES_: tl.constexpr,
-    CAPPED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    COPIED: tl.constexpr,
-    STAGES_: tl.constexpr,
-):
-    """q [DIM, ROWS] over the keys [piece * PIECE, end) of one block table; ``last`` [ROWS] is each row's own position.
-
-    Keys are the rows of the products, and the few queries their columns: so keys fill the tensor cores, and each warp
-    has its own keys. Returns maximum [ROWS], denominator [ROWS] and weighted sum [ROWS, DIM].
-    """
-    lane = tl.arange(0, TILE)
-    ones = tl.full([ONES_, TILE], 1.0, q.dtype)
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ONES_, ROWS], tl.float32)
-    acc = tl.zeros([DIM, ROWS], tl.float32)
-    for first in tl.range(piece * PIECE_, end, TILE, num_stages=STAGES_):
-        k, v = load_tile(keys, values, table, first, end, kv_head, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED)
-        scores = tl.dot(k, q, input_precision="ieee")  # [keys, rows]
-        scale_ = scale_log2
-        if CAPPED:
-            scores = soft_cap(scores, scale, cap)
-            scale_ = 1.4426950408889634
-        scores = tl.where(visible_keys(first + lane, last, window, WINDOWED), scores, float("-inf"))
-        top, weights, decay = tile_weights(scores, top, scale_, KEY_AXIS=0)
-        weights = weights.to(v.dtype)
-        acc = tl.dot(tl.trans(v), weights, acc * decay, input_precision="ieee")
-        total = tl.dot(ones, weights, total * decay, input_precision="ieee")
-    return top, tl.max(total, 0), tl.trans(acc)
+ROWS = 128  # query rows per program
+WARPS = 8
+MERGED_FROM = 12  # programs that a group fills per key head, from which on each walks all pieces and merges them
 
 
 @dataclass(frozen=True)
@@ -86,10 +36,10 @@ class SharedPrefixes:
     Tensors have fixed capacity, so that a graph can be captured over them; ``counts`` says how much is in use.
     """
 
-    items: torch.Tensor  # [capacity, 3] int32: first member, members, piece
+    items: torch.Tensor  # [capacity, 3] int32: first member, members, and piece, or -n for pieces 0 to n - 1 merged
     members: torch.Tensor  # [sequences] int32: sequences in use, those of one group together
     counts: torch.Tensor  # [1] int32: items in use
-    pieces: torch.Tensor  # [sequences] int32: shared leading pieces of each sequence
+    pieces: torch.Tensor  # [sequences] int32: shared leading pieces of each sequence, negative if merged into one
 
 
 def share_prefixes(
@@ -110,12 +60,13 @@ def share_prefixes(
     members: list[int] = []
     for group, tokens in groups:
         common = tokens // PIECE
-        mine = [
-            (len(members) + i, min(step, len(group) - i), p) for p in range(common) for i in range(0, len(group), step)
-        ]
+        firsts = range(0, len(group), step)
+        merged = len(firsts) >= MERGED_FROM and common > 1
+        parts = [-common] if merged else range(common)
+        mine = [(len(members) + i, min(step, len(group) - i), part) for part in parts for i in firsts]
         if len(group) < 2 or len(items) + len(mine) > capacity:
             continue
-        pieces[list(group)] = common
+        pieces[list(group)] = -common if merged else common
         items += mine
         members += group
     padded = torch.zeros(capacity, 3, dtype=torch.int32)
@@ -127,40 +78,52 @@ def share_prefixes(
 
 
 @triton.jit
+def _member(members, contexts, i, count):
+    """Sequence and context of an item's members ``i``, and whether there are so many."""
+    live = i < count
+    sequence = tl.load(members + i, mask=live, other=0)
+    return sequence, tl.load(contexts + sequence, mask=live, other=0), live
+
+
+@triton.jit
 def _shared_kernel(
     query, keys, values, tables, contexts, items, members, counts, starts, tops, totals, sums,
     query_stride, table_stride, scale, scale_log2, cap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, PIECE_: tl.constexpr, ONES_: tl.constexpr, CAPPED: tl.constexpr,
-    WINDOWED: tl.constexpr, COPIED: tl.constexpr, STAGES_: tl.constexpr,
+    WINDOWED: tl.constexpr, COPIED: tl.constexpr, STAGES_: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One (piece, up to ROWS // GROUP sequences, kv head) at a time, into the sequences' own scratch slots."""
+    """One (item, kv head) at a time, up to ROWS // GROUP sequences each, into the sequences' own scratch slots."""
+    wait_for_earlier(EARLY)
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM)
     work = tl.load(counts) * KV_HEADS
     for unit in tl.range(tl.program_id(0), work, tl.num_programs(0), num_stages=1):
         kv_head = unit % KV_HEADS
         item = items + unit // KV_HEADS * 3
-        member, count, piece = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-        live = row // GROUP < count
-        sequence = tl.load(members + member + row // GROUP, mask=live, other=0)
-        context = tl.load(contexts + sequence, mask=live, other=0)
-        first = first_piece(context, window, PIECE_)
-        live = live & (piece >= first)
+        member, count, part = tl.load(item), tl.load(item + 1), tl.load(item + 2)
+        piece, end = tl.maximum(part, 0), tl.where(part < 0, -part, part + 1)
         head = kv_head * GROUP + row % GROUP
+        sequence, context, live = _member(members + member, contexts, row // GROUP, count)
+        least = tl.min(tl.where(live, context, 0x7FFFFFFF), 0) - 1
         q_offset = sequence.to(tl.int64) * query_stride + head * HEAD_DIM
         mask = live[:, None] & (dim < HEAD_DIM)[None, :]
-        q = tl.trans(tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0))
-        table = tables + tl.load(members + member).to(tl.int64) * table_stride
-        top, total, acc = _attend_piece(
-            q, keys, values, table, kv_head, piece, piece * PIECE_ + PIECE_, context - 1, scale, scale_log2, cap,
-            window,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, CAPPED, WINDOWED, COPIED, STAGES_,
+        q = tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0)
+        start = piece * PIECE_
+        if WINDOWED:
+            start = tl.maximum(start, tl.maximum(least - window + 1, 0) // TILE * TILE)
+        top, total, acc = attend_rows(
+            q, keys, values, tables + tl.load(members + member).to(tl.int64) * table_stride, kv_head, start,
+            end * PIECE_, context - 1, least, tl.max(context, 0) - 1, scale, scale_log2, cap, window,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, False, CAPPED, WINDOWED, COPIED,
+            STAGES_,
         )  # fmt: skip
-        slot = tl.load(starts + sequence, mask=live, other=0) + piece - first
-        store_piece(
-            tops, totals, sums, top, total, acc, slot.to(tl.int64) * (KV_HEADS * GROUP) + head, live, dim, HEAD_DIM
-        )
+        sequence, context, live = _member(members + member, contexts, row // GROUP, count)  # again: registers are few
+        first = first_piece(context, window, PIECE_)
+        live = live & (end > first)
+        slot = tl.load(starts + sequence, mask=live, other=0) + tl.maximum(piece - first, 0)
+        index = slot.to(tl.int64) * (KV_HEADS * GROUP) + head
+        store_piece(tops, totals, sums, top, tl.max(total, 1), acc, index, live, dim, HEAD_DIM)
 
 
 def shared_prefix_attention(
@@ -180,7 +143,7 @@ def shared_prefix_attention(
     heads, head_dim = query.shape[1:]
     kv_heads = cache.keys.shape[2]
     keys, values, copied = key_tiles(cache)
-    programs = min(prefixes.items.shape[0] * kv_heads, multiprocessors(query.device) * PROGRAMS_PER_SM)
+    programs = min(prefixes.items.shape[0] * kv_heads, multiprocessors(query.device))
     _shared_kernel[(programs,)](
         query,
         keys,
@@ -214,4 +177,5 @@ def shared_prefix_attention(
         COPIED=copied,
         STAGES_=STAGES,
         num_warps=WARPS,
+        **launch_arguments(starts_early(query.device)),
     )

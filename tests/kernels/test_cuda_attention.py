@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels.attention import AttentionBatch, paged_attention, reference
+from kernels.cuda import shared_prefix
 from kernels.cuda.decode import decode_attention
 from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
@@ -180,20 +181,33 @@ def test_whole_tiles_may_be_copied(device: torch.device) -> None:
     assert error(prefill(case, 9), expected(case, 9)) < 2e-3
 
 
-@pytest.mark.parametrize("window", [0, 280])
+@pytest.mark.parametrize("window", [0, 280, 520])
+@pytest.mark.parametrize("merged", [False, True])
 def test_shared_prefixes_change_nothing(
-    window: int, device: torch.device, dtype: torch.dtype, tolerance: float
-) -> None:
+    merged: bool, window: int, device: torch.device, dtype: torch.dtype, tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(shared_prefix, "MERGED_FROM", 1 if merged else 99)
     common = 2 * PIECE + 16
     lengths = [common + 5, 2 * PIECE + 40, common + PIECE, 30, common + 1]
     case = make(lengths, 4, 2, 64, device, dtype, common=common, window=window)
     prefixes = share_prefixes([([4, 0, 1, 2], 2 * PIECE + 3)], len(lengths), 40, 2, device)
-    assert int(prefixes.counts) == 2
-    assert prefixes.pieces.tolist() == [2, 2, 2, 0, 2]
+    assert int(prefixes.counts) == (1 if merged else 2)
+    assert prefixes.pieces.tolist() == [-2 if merged else 2] * 3 + [0] + [-2 if merged else 2]
     together, alone = decode(case, prefixes), decode(case)
     assert error(together, expected(case, 1)) < tolerance
     if torch.cuda.is_available():
         assert torch.equal(together, alone)
+
+
+@pytest.mark.gpu
+@exact
+def test_a_large_group_is_merged_and_has_the_same_bits(device: torch.device, dtype: torch.dtype) -> None:
+    lengths = [1025 + i % 300 for i in range(1000)]
+    case = make(lengths, 32, 8, 128, device, dtype, block_size=64, common=1024)
+    prefixes = share_prefixes([(range(1000), 1024)], 1000, 4000, 4, device)
+    assert int(prefixes.counts) == 32
+    assert torch.equal(decode(case, prefixes), decode(case))
 
 
 def test_groups_beyond_the_capacity_stay_unshared(device: torch.device) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.cuda import gemm
+from kernels.cuda import gemm, skinny
+from kernels.cuda.activation import gated
+from kernels.cuda.options import KernelOptions, kernel_options, set_kernel_options
 
 
 @pytest.mark.parametrize(("rows", "columns", "depth"), [(1, 96, 576), (5, 33, 100), (17, 130, 300), (64, 64, 256)])
@@ -19,6 +21,56 @@ def test_linear(
     wanted = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     result = gemm.skinny_linear(x, weight, bias)
     assert (result - wanted).norm() < tolerance * wanted.norm()
+
+
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(1, 96, 512), (11, 30, 512), (3, 34, 576), (20, 260, 128)])
+def test_a_gate_at_the_end_of_a_product_equals_both_in_turn(
+    rows: int, columns: int, depth: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    x, weight = (torch.randn(n, depth, device=device).to(dtype) / depth**0.25 for n in (rows, columns))
+    bias = torch.randn(columns, device=device).to(dtype)
+    out = torch.full((rows, columns // 2), float("nan"), device=device, dtype=dtype)
+    skinny.launch(x, weight, bias, out, "silu")
+    wanted = gated(gemm.skinny_linear(x, weight, bias), "silu")
+    if device.type == "cuda":
+        assert torch.equal(out, wanted)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 16, 17, 64])
+@pytest.mark.parametrize("columns", [576, 2048, 6144, 28672, 128256])
+@pytest.mark.parametrize("depth", [64, 100, 576, 1536, 2048, 14336])
+def test_every_tile_fits_the_device(rows: int, columns: int, depth: int) -> None:
+    tile = skinny.tile_for(rows, columns, depth, 132)
+    assert tile.rows >= rows
+    assert tile.stages * (tile.columns + tile.rows) * tile.depth * 2 <= 227 * 1024
+    assert depth % tile.depth == 0 or tile.depth == 64
+
+
+def test_options_are_kept_until_others_are_set() -> None:
+    before = kernel_options()
+    try:
+        set_kernel_options(KernelOptions(skinny_gemm=False))
+        assert kernel_options() == KernelOptions(skinny_gemm=False)
+    finally:
+        set_kernel_options(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+def test_options_do_not_change_results(rows: int) -> None:
+    gemm.configure_batch_invariant_gemms()
+    x = torch.randn(rows, 2048, device="cuda").bfloat16()
+    weight = (torch.randn(4096, 2048, device="cuda") / 2048**0.5).bfloat16()
+    before, results = kernel_options(), []
+    try:
+        for flags in ((True, True, True), (True, False, True), (True, True, False), (False, False, False)):
+            set_kernel_options(KernelOptions(*flags))
+            results.append(gemm.gated_linear(x, weight, None, "silu"))
+    finally:
+        set_kernel_options(before)
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 def test_too_many_rows_are_refused(device: torch.device) -> None:

@@ -1,0 +1,44 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+"""Programmatic dependent launch: a kernel starts while the one before it in the stream still runs.
+
+Such a kernel may do nothing before ``wait_for_earlier`` but read what no kernel writes (weights). Waiting means that
+the kernel before has ended and its writes are visible; since that one has waited for its own predecessor, all earlier
+kernels have ended too. So every program of every kernel launched this way must wait, also one that has nothing to do.
+Kernels without it (cuBLAS, torch) start and end as usual.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.cuda.options import kernel_options
+
+
+@triton.jit
+def wait_for_earlier(EARLY: tl.constexpr):
+    """Wait for all earlier kernels, then let the next one start: it waits for this one's end in turn.
+
+    Letting it start before waiting is as safe, but measured slower: programs of several kernels then wait side by side.
+    """
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+def starts_early(device: torch.device) -> bool:
+    """Whether kernels are launched this way: compute capability 9.0 at least, and not switched off."""
+    return kernel_options().programmatic_launch and _capable(device)
+
+
+def launch_arguments(early: bool) -> dict[str, bool]:
+    """Keyword arguments of a launch whose kernel calls ``wait_for_earlier(early)``."""
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
+
+
+@cache
+def _capable(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -1,0 +1,187 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+"""The product of a few rows with a weight matrix in Triton, equal to cuBLAS without split-K to the bit.
+
+A decode step reads every weight once and computes little: what counts is that all multiprocessors keep enough bytes on
+their way. K is walked in order, as in cuBLAS, so the chain of tensor-core steps bounds a program from below; narrow
+programs, and many of them, hide it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.cuda.activation import KINDS, Activation, activate
+from kernels.cuda.device import multiprocessors
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+
+MAX_ROWS = 64  # above, cuBLAS is at least as fast
+AHEAD_BYTES = 4 << 20  # of a matrix, fetched into L2 while the kernel before runs
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a program cuts its part of the product; results do not depend on it."""
+
+    columns: int  # outputs per program
+    depth: int  # of K per step
+    stages: int  # steps on their way
+    warps: int
+    rows: int  # padded rows of x
+    weights_first: bool  # weights are the rows of the tensor cores' product, x its columns
+
+
+@triton.jit
+def _fetch_ahead(weight, lines, part, K, BYTES: tl.constexpr):
+    """Ask for BYTES of each of these lines of the weight, from part * BYTES on, to be brought into L2."""
+    address = (weight + lines.to(tl.int64) * K + part * (BYTES // 2)).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r", [address, part * 0 + BYTES],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _line(column, N, GATED: tl.constexpr):
+    """The weight's row behind an output column; a gate and its factor are neighbours."""
+    if GATED:
+        return column % 2 * (N // 2) + column // 2
+    return column
+
+
+@triton.jit
+def _linear_kernel(
+    x,  # [rows, K]
+    weight,  # [N, K]
+    bias,  # [N], read only if BIASED
+    out,  # [rows, N], or [rows, N / 2] if GATED
+    rows,
+    x_stride,
+    N,
+    K,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES_: tl.constexpr,
+    WEIGHTS_FIRST: tl.constexpr,
+    WHOLE: tl.constexpr,  # K is a multiple of DEPTH
+    BIASED: tl.constexpr,
+    GATED: tl.constexpr,
+    KIND: tl.constexpr,
+    COPIED: tl.constexpr,
+    EARLY: tl.constexpr,
+    LANES: tl.constexpr,
+    AHEAD: tl.constexpr,  # bytes of each line of the weight that are fetched early by each of LANES // COLUMNS threads
+):
+    """All rows by COLUMNS outputs, K in order."""
+    first = tl.program_id(0) * COLUMNS
+    if AHEAD > 0:
+        lane = tl.arange(0, LANES)
+        _fetch_ahead(weight, _line(tl.minimum(first + lane % COLUMNS, N - 1), N, GATED), lane // COLUMNS, K, AHEAD)
+    wait_for_earlier(EARLY)
+    column = first + tl.arange(0, COLUMNS)
+    row = tl.arange(0, ROWS)
+    k = tl.arange(0, DEPTH)
+    if not COPIED:
+        weights = weight + _line(tl.minimum(column, N - 1), N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    inputs = x + row.to(tl.int64)[:, None] * x_stride + k[None, :]
+    acc = tl.zeros([COLUMNS, ROWS], tl.float32) if WEIGHTS_FIRST else tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in tl.range(0, K, DEPTH, num_stages=STAGES_):
+        if COPIED:
+            w = weight.load([first, start])
+            v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
+        elif WHOLE:
+            w = tl.load(weights + start)
+            v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
+        else:
+            there = (k + start < K)[None, :]
+            w = tl.load(weights + start, mask=there, other=0.0)
+            v = tl.load(inputs + start, mask=(row < rows)[:, None] & there, other=0.0)
+        if WEIGHTS_FIRST:
+            acc = tl.dot(w, tl.trans(v), acc, input_precision="ieee")
+        else:
+            acc = tl.dot(v, tl.trans(w), acc, input_precision="ieee")
+    if WEIGHTS_FIRST:
+        acc = tl.trans(acc)
+    if BIASED:
+        acc += tl.load(bias + _line(column, N, GATED), mask=column < N, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        gate, up = tl.split(tl.reshape(acc.to(x.dtype.element_ty).to(tl.float32), [ROWS, COLUMNS // 2, 2]))
+        pair = tl.program_id(0) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
+        offset = row.to(tl.int64)[:, None] * (N // 2) + pair[None, :]
+        mask = (row < rows)[:, None] & (pair < N // 2)[None, :]
+        tl.store(out + offset, (activate(gate, KIND) * up).to(out.dtype.element_ty), mask=mask)
+    else:
+        offset = row.to(tl.int64)[:, None] * N + column[None, :]
+        tl.store(out + offset, acc.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < N)[None, :])
+
+
+def tile_for(rows: int, columns: int, depth: int, sms: int) -> Tile:
+    """A tile by the number of programs that fall to a multiprocessor, from sweeps on an H200.
+
+    Few outputs make few programs: those are narrow, and fetch far ahead. Many outputs make programs enough; they are
+    wider, so that fewer of them read x.
+    """
+    padded = 8 if rows <= 8 else max(16, int(triton.next_power_of_2(rows)))
+    narrow, alone = columns <= 48 * sms, columns <= 16 * sms
+    if padded > 16:
+        tile = Tile(16 if alone else 32, 128, 6, 4, 64, False) if narrow else Tile(128, 64, 6, 4, padded, True)
+    elif not narrow:
+        tile = Tile(32, 128, 3, 2, padded, True)
+    elif padded == 16:
+        tile = Tile(16, 512, 6 if alone else 3, 2, 16, False)
+    else:
+        tile = Tile(16, 512 if alone else 256, 6, 1, 8, True)
+    step, stages = tile.depth, tile.stages
+    while depth % step and step > 64:
+        step, stages = step // 2, min(2 * stages, 8)
+    return replace(tile, depth=step, stages=stages)
+
+
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    gate: Activation | None,
+    tile: Tile | None = None,
+    ahead: int | None = None,
+    descriptor: object = None,
+) -> None:
+    """One launch of the kernel."""
+    rows, depth = x.shape
+    columns = weight.shape[0]
+    if tile is None:
+        tile = tile_for(rows, columns, depth, multiprocessors(x.device))
+    early = starts_early(x.device)
+    ahead = AHEAD_BYTES if ahead is None else ahead
+    lanes = max(32 * tile.warps, tile.columns)
+    parts = lanes // tile.columns
+    fetched = min(depth * 2, ahead // columns) // (16 * parts) * 16 if early and depth % 8 == 0 else 0
+    _linear_kernel[(triton.cdiv(columns, tile.columns),)](
+        x,
+        weight if descriptor is None else descriptor,
+        weight if bias is None else bias,
+        out,
+        rows,
+        x.stride(0),
+        columns,
+        depth,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        DEPTH=tile.depth,
+        STAGES_=tile.stages,
+        WEIGHTS_FIRST=tile.weights_first,
+        WHOLE=depth % tile.depth == 0,
+        BIASED=bias is not None,
+        GATED=gate is not None,
+        KIND=0 if gate is None else KINDS[gate],
+        COPIED=descriptor is not None,
+        LANES=lanes,
+        AHEAD=fetched if descriptor is None else 0,
+        num_warps=tile.warps,
+        **launch_arguments(early),
+    )
