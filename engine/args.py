@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from engine.params import ParameterError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
 POLICIES = ("longest_first", "prefix_grouped", "fcfs", "priority")
+PREEMPTION_MODES = ("recompute", "swap")
 DEVICES = ("auto", "cpu", "cuda")
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # attention reads keys in tiles of 128 tokens, each of whole blocks
 FLAGS: Mapping[str, type] = {
@@ -51,6 +53,9 @@ class EngineArgs:
         enable_pacing: under ``longest_first``, spread prompts over the steps that the longest output needs.
         enable_admission_control: start a request only where the KV cache has room for what it and the running ones will
             hold, so that hardly any is preempted.
+        preemption_mode: what becomes of a preempted request's cache: ``recompute`` it, or ``swap`` it to host memory
+            (and recompute what does not fit there).
+        swap_space: GiB of host memory for that.
         enable_chunked_prefill: let one prompt be computed over several steps.
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
         batch_invariant: make every row's arithmetic independent of its neighbours; on the CPU it always is.
@@ -78,6 +83,8 @@ class EngineArgs:
     scheduling_policy: str = "longest_first"
     enable_pacing: bool = True
     enable_admission_control: bool = True
+    preemption_mode: str = "recompute"
+    swap_space: float = 4.0
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
@@ -92,6 +99,7 @@ class EngineArgs:
             ("dtype", DTYPES),
             ("load_format", LOAD_FORMATS),
             ("scheduling_policy", POLICIES),
+            ("preemption_mode", PREEMPTION_MODES),
             ("device", DEVICES),
             ("runner", ("auto", "generate", "pooling")),
         ):
@@ -111,10 +119,16 @@ class EngineArgs:
             raise ParameterError("seed", self.seed, "an integer")
         if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             raise ParameterError("block_size", self.block_size, f"one of {', '.join(map(str, BLOCK_SIZES))}")
+        if not _is_number(self.swap_space) or self.swap_space < 0:
+            raise ParameterError("swap_space", self.swap_space, "a number of GiB from 0")
         share = self.gpu_memory_utilization
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        if not _is_number(share) or not 0 < share <= 1:
             raise ParameterError("gpu_memory_utilization", share, "a number above 0 and at most 1")
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

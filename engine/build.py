@@ -17,6 +17,7 @@ from engine.args import EngineArgs
 from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
+from engine.execute.swap import CachedRunner, SwappingRunner
 from engine.generation import GenerationCore, GenerationModel
 from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
@@ -37,6 +38,7 @@ from engine.sizes import (
     cache_memory,
     choose_sizes,
     model_length,
+    swap_slots,
 )
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -183,13 +185,15 @@ def _generation(
     decoder: Decoder | None,
 ) -> GenerationCore:
     sizes = choose_sizes(args, spec, device)
+    slots = swap_slots(args, spec, sizes, dtype)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
         cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
     with clock.phase("load"):
         decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
-        runner = _runner(args, decoder, blocks, sizes, device)
+        plain = _runner(args, decoder, blocks, sizes, device)
+        runner: Runner = SwappingRunner(plain, slots) if slots else plain
     limits = Limits(
         max_tokens=sizes.tokens,
         max_seqs=sizes.seqs,
@@ -200,6 +204,7 @@ def _generation(
         policy=cast(Policy, args.scheduling_policy),
         balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
         admission_control=args.enable_admission_control,
+        swap_slots=slots,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
@@ -212,7 +217,7 @@ def _generation(
     return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
-def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
+def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> CachedRunner:
     if device.type == "cpu":
         return ModelRunner(decoder, blocks, sizes.block_size, device)
     from engine.execute.cuda_runner import CudaModelRunner

@@ -199,6 +199,9 @@ class GenerationCore:
         return replace(
             self._totals,
             preemptions=self.scheduler.preemptions,
+            recomputed_tokens=self.scheduler.recomputed_tokens,
+            swapped_out=self.scheduler.kv.swapped_out,
+            swapped_in=self.scheduler.kv.swapped_in,
             running=len(self.scheduler.running),
             waiting=self.scheduler.waiting,
             kv_blocks_total=pool.size,

@@ -92,6 +92,20 @@ def cache_memory(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, device: torc
     return int(free - total * (1 - args.gpu_memory_utilization)) - _step_memory(spec, sizes)
 
 
+def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.dtype) -> int:
+    """Blocks that preempted requests may keep in host memory; 0 recomputes them.
+
+    Raises:
+        ParameterError: the host has less memory free.
+    """
+    if args.preemption_mode != "swap":
+        return 0
+    memory, free = int(args.swap_space * (1 << 30)), psutil.virtual_memory().available
+    if memory > free:
+        raise ParameterError("swap_space", args.swap_space, f"at most {free / (1 << 30):.1f}, the GiB that are free")
+    return memory // bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
+
+
 def _cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
     """Sequences per step on a CUDA device: by its memory, and so that decode attention's scratch stays bounded."""
     from kernels.cuda.numerics import PIECE

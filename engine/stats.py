@@ -24,8 +24,10 @@ class EngineStats:
     """Totals since the engine was ready.
 
     ``prompt_tokens`` counts prompt tokens of started requests, ``cached_tokens`` those of them taken from the prefix
-    cache, ``computed_tokens`` every token that went through the model (recomputed ones too). ``startup`` holds seconds
-    per phase (``load``, ``cache``, ``tokenizer``...), ``device`` and ``numerics`` describe what computed.
+    cache, ``computed_tokens`` every token that went through the model, ``recomputed_tokens`` those of them that
+    preempted requests had to compute again. ``swapped_out`` and ``swapped_in`` count blocks that preempted requests
+    kept in host memory, and those that came back from there. ``startup`` holds seconds per phase (``load``, ``cache``,
+    ``tokenizer``...), ``device`` and ``numerics`` describe what computed.
 
     ``busy_seconds`` is the time in which a step was under way. ``flops`` and ``bytes`` are what the steps had to
     compute and to move at least (``engine.costs``), ``step_groups`` the same by arithmetic intensity.
@@ -41,6 +43,9 @@ class EngineStats:
     output_tokens: int = 0
     finished_requests: int = 0
     preemptions: int = 0
+    recomputed_tokens: int = 0
+    swapped_out: int = 0
+    swapped_in: int = 0
     running: int = 0
     waiting: int = 0
     peak_running: int = 0

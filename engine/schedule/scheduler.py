@@ -71,7 +71,8 @@ class Scheduler:
         if not preempted:
             slices += self._admit_waiting(budget)
         self._step += 1
-        return StepPlan(tuple(slices), *self.kv.copies())
+        # A plan without slices is not launched: the copies wait for the next one, as no kernel runs in between.
+        return StepPlan(tuple(slices), *self.kv.copies()) if slices else StepPlan(())
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""

@@ -44,10 +44,14 @@ class NativeEngine(Section):
     scheduling_policy: str = "longest_first"
     enable_pacing: bool = True
     enable_admission_control: bool = True
+    preemption_mode: str = "recompute"
+    swap_space: float = 4.0
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
     enforce_eager: bool = False
+    async_scheduling: bool = True
+    disable_cascade_attn: bool = False
     skip_tokenizer_init: bool = False
 
 

@@ -77,6 +77,7 @@ def prompts(smol: LLM, articles: list[str]) -> list[list[int]]:
 def with_limits(base: LLM, **changes: Any) -> LLM:
     """An engine with other limits over the same weights, which loading anew would cost seconds."""
     from engine.execute.model_runner import ModelRunner
+    from engine.execute.swap import SwappingRunner
     from engine.generation import GenerationCore
 
     engine = base._engine
@@ -85,8 +86,9 @@ def with_limits(base: LLM, **changes: Any) -> LLM:
     assert isinstance(core, GenerationCore)
     limits = replace(core.scheduler.limits, **changes)
     runner = ModelRunner(core.runner.model, limits.blocks, limits.block_size, core.runner.device)
+    swapping = SwappingRunner(runner, limits.swap_slots) if limits.swap_slots else runner
     llm = copy.copy(base)
-    llm._engine = replace(engine, core=GenerationCore(core.model, runner, limits, core.tokenizer))
+    llm._engine = replace(engine, core=GenerationCore(core.model, swapping, limits, core.tokenizer))
     return llm
 
 

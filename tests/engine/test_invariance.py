@@ -88,6 +88,8 @@ def test_small_batches(base: LLM, cases: list[Case], alone: list[Any], limited: 
         pytest.param(
             {"blocks": 18, "prefix_caching": False, "max_tokens": 50, **PREEMPT}, id="preemption, recomputed in chunks"
         ),
+        pytest.param({"blocks": 18, "swap_slots": 100, **PREEMPT}, id="preemption, swapped"),
+        pytest.param({"blocks": 18, "swap_slots": 100, "prefix_caching": False, **PREEMPT}, id="swapped, uncached"),
         pytest.param({"blocks": 18}, id="admission control"),
         pytest.param({"blocks": 40, "policy": "prefix_grouped"}, id="prefix_grouped"),
     ],
@@ -102,6 +104,10 @@ def test_shuffled_among_64(
     assert [outputs[i] for i in range(COMPARED)] == alone
     stats = llm.stats()
     assert (stats.preemptions > 0) == (limits.get("admission_control") is False)
+    swaps = limits.get("swap_slots", 0) > 0
+    assert (stats.swapped_out > 0) == swaps
+    assert stats.swapped_in <= stats.swapped_out, "what the prefix cache still has need not come back"
+    assert (stats.recomputed_tokens > 0) == (stats.preemptions > 0 and not swaps)
     assert (stats.cached_tokens > 0) == limits.get("prefix_caching", True)
 
 

@@ -76,6 +76,7 @@ def essence(results: list[RequestOutput]) -> list[Any]:
         {"max_seqs": 3},
         {"max_tokens": 16},
         {"blocks": 14, "block_size": 8, "admission_control": False},
+        {"blocks": 14, "block_size": 8, "admission_control": False, "swap_slots": 60},
         {"prefix_caching": False},
     ],
     ids=str,
@@ -91,7 +92,12 @@ def test_nothing_changes(smol: LLM, limited: Limited, articles: list[str], limit
     assert core.scheduler.kv.pool.held == 0
     core.scheduler.check()
     if "blocks" in limits:
-        assert llm.stats().preemptions > 0
+        stats = llm.stats()
+        assert stats.preemptions > 0
+        assert (stats.swapped_out > 0, stats.recomputed_tokens > 0) == (
+            ("swap_slots" in limits),
+            ("swap_slots" not in limits),
+        )
 
 
 def test_counts_and_reasons_are_those_of_the_requests(smol: LLM, limited: Limited, articles: list[str]) -> None:

@@ -136,6 +136,6 @@ def test_prompt_logprobs_survive_preemption(smol: LLM, limited: Callable[..., LL
     params = greedy(prompt_logprobs=1, max_tokens=20, ignore_eos=True)
     items = [{"prompt_token_ids": prompts[i]} for i in (16, 17, 18)]
     expected = [output.prompt_logprobs for output in outputs(limited(smol), items, params)]
-    llm = limited(smol, blocks=13)
+    llm = limited(smol, blocks=13, admission_control=False)
     assert [output.prompt_logprobs for output in outputs(llm, items, params)] == expected
     assert llm.stats().preemptions > 0

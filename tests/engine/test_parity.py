@@ -80,6 +80,28 @@ def test_cache_so_small_that_requests_are_preempted(
     assert llm.stats().kv_blocks_used == 0
 
 
+@pytest.mark.parametrize("slots", [6, 200], ids=["no room for all", "room"])
+def test_preempted_requests_wait_in_host_memory(
+    limited: Callable[..., LLM], smol: LLM, prompts: list[Ids], expected: list[Ids], slots: int
+) -> None:
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=3, prompt_logprobs=1)
+    calm = run(limited(smol), prompts, params)
+    llm = limited(smol, blocks=36, prefix_caching=False, admission_control=False, swap_slots=slots)
+    outputs = run(llm, prompts, params)
+    assert token_ids(outputs) == expected
+    assert [(o.outputs, o.prompt_logprobs) for o in outputs] == [(o.outputs, o.prompt_logprobs) for o in calm]
+    stats = llm.stats()
+    assert stats.preemptions > 0
+    assert stats.swapped_out == stats.swapped_in > 0
+    assert (stats.recomputed_tokens == 0) == (slots == 200)
+    assert stats.computed_tokens - stats.recomputed_tokens == calm_tokens(prompts, outputs)
+
+
+def calm_tokens(prompts: list[Ids], outputs: Sequence[RequestOutput]) -> int:
+    """Every token computed once; the last one of an output is not."""
+    return sum(len(p) + len(o.outputs[0].token_ids) - 1 for p, o in zip(prompts, outputs, strict=True))
+
+
 @pytest.mark.parametrize("caching", [True, False])
 def test_shared_prefix(
     limited: Callable[..., LLM], smol: LLM, prompts: list[Ids], reference: Any, caching: bool

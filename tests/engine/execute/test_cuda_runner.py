@@ -6,6 +6,7 @@ tokens; compared with the same layer over whole sequences.
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -20,10 +21,11 @@ from engine.execute import shared_blocks
 from engine.execute.cuda_runner import CudaModelRunner
 from engine.execute.step_graphs import Computed
 from engine.execute.step_layout import StepShape
+from engine.execute.swap import SwappingRunner
 from engine.generation import GenerationCore, GenerationModel
 from engine.model.decoder import DecoderBatch
 from engine.outputs import RequestOutput
-from engine.schedule.scheduler import Limits
+from engine.schedule.limits import Limits
 from engine.text.inputs import Input
 from kernels.attention import paged_attention
 from kernels.cuda.rope_cache import rope_and_cache
@@ -109,15 +111,22 @@ def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: 
     if padded:
         runner._graphs = graphs  # type: ignore[assignment]
     known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=COSTS)
-    return Rig(GenerationCore(known, runner, limits, None), graphs.shapes, model)
+    swapping = SwappingRunner(runner, limits.swap_slots) if limits.swap_slots else runner
+    return Rig(GenerationCore(known, swapping, limits, None), graphs.shapes, model)
 
 
-def run(core: GenerationCore, prompts: list[list[int]], params: list[SamplingParams]) -> list[RequestOutput]:
+def run(
+    core: GenerationCore, prompts: list[list[int]], params: list[SamplingParams], preempt_every: int = 0
+) -> list[RequestOutput]:
     for i, (prompt, each) in enumerate(zip(prompts, params, strict=True)):
         core.add(str(i), Input(prompt), each)
     done = []
-    while core.unfinished:
+    for step in itertools.count(1):
+        if not core.unfinished:
+            break
         done += core.step()
+        if preempt_every and step % preempt_every == 0 and step < 12 and core.scheduler.running:
+            core.scheduler._preempt(core.scheduler.running[0])  # its step may be in flight
     done += core.step()
     core.scheduler.check()
     return sorted(done, key=lambda output: int(output.request_id))
@@ -158,6 +167,18 @@ def test_tokens_are_those_of_whole_sequences(padded: bool, limits: Limits, monke
         assert len(output.outputs[0].token_ids) == each.max_tokens
     if padded:
         assert {bool(shape.tiles) for shape in made.shapes} == {False, True}
+
+
+@pytest.mark.parametrize("slots", [0, 100], ids=["recompute", "swap"])
+def test_preempted_requests_go_on(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, params = work(8)
+    made = rig(True, replace(LIMITS, prefix_caching=False, swap_slots=slots), monkeypatch)
+    outputs = run(made.core, prompts, params, preempt_every=2)
+    calm = run(rig(True, LIMITS, monkeypatch).core, prompts, params)
+    assert [o.outputs for o in outputs] == [o.outputs for o in calm]
+    stats = made.core.stats()
+    assert stats.preemptions > 3
+    assert (stats.recomputed_tokens > 0, stats.swapped_in > 0) == (not slots, bool(slots))
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["exact", "padded"])

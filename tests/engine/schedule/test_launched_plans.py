@@ -34,7 +34,8 @@ def launch(plan: StepPlan, device: Device, memory: dict[Request, int]) -> dict[R
     fed = [part.request for part in plan.slices if part.request.pending]
     for one in fed:
         one.output[-1] = memory[one]
-    device.execute(plan)
+    if plan.slices:  # others are not launched
+        device.execute(plan)
     drawn = {part.request: next_token(part.request) for part in plan.slices if part.samples}
     for one in fed:
         one.output[-1] = PENDING
@@ -42,9 +43,10 @@ def launch(plan: StepPlan, device: Device, memory: dict[Request, int]) -> dict[R
     return drawn
 
 
-def run_ahead(scheduler: Scheduler, device: Device) -> None:
-    """Plan and launch each step before the one before it is booked."""
+def run_ahead(scheduler: Scheduler, device: Device, forced: float = 0.0) -> None:
+    """Plan and launch each step before the one before it is booked; preempt with a probability that falls."""
     memory: dict[Request, int] = {}
+    draw = random.Random(0)
     launched: tuple[StepPlan, dict[Request, int]] | None = None
     for _ in range(3000):
         plan = scheduler.schedule()
@@ -54,6 +56,9 @@ def run_ahead(scheduler: Scheduler, device: Device) -> None:
             scheduler.update(*launched)
         scheduler.check()
         launched = (plan, drawn) if plan.slices else None
+        if forced and scheduler.running and draw.random() < forced:
+            scheduler._preempt(draw.choice(scheduler.running))  # its step is in flight
+            forced *= 0.98
         if launched is None and not scheduler.unfinished:
             return
     raise AssertionError("the scheduler makes no progress")
@@ -62,6 +67,7 @@ def run_ahead(scheduler: Scheduler, device: Device) -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
+    forced=st.sampled_from([0.0, 0.5]),
     changes=st.fixed_dictionaries(
         {
             "blocks": st.integers(7, 14),
@@ -75,7 +81,7 @@ def run_ahead(scheduler: Scheduler, device: Device) -> None:
         }
     ),
 )
-def test_outputs_are_those_of_one_request_after_the_other(seed: int, changes: dict[str, Any]) -> None:
+def test_outputs_are_those_of_one_request_after_the_other(seed: int, forced: float, changes: dict[str, Any]) -> None:
     expected, got = requests(seed, 12), requests(seed, 12)
     for one in expected:
         alone = Scheduler(limits())
@@ -84,7 +90,7 @@ def test_outputs_are_those_of_one_request_after_the_other(seed: int, changes: di
     scheduler, device = Scheduler(limits(**changes)), Device(4)
     for one in got:
         scheduler.add(one)
-    run_ahead(scheduler, device)
+    run_ahead(scheduler, device, forced)
     assert [one.output for one in got] == [one.output for one in expected]
     assert scheduler.kv.pool.held == scheduler.kv.slots.held == 0
 

@@ -183,3 +183,37 @@ def test_stop_ids_end_a_request_after_min_tokens_and_name_the_id() -> None:
         scheduler.update(plan, {one: token, other: 6})
     assert (one.finish_reason, one.stop_reason, one.output) == ("stop", 5, [5, 5])
     assert (other.finish_reason, other.stop_reason) == ("stop", None), "the model's own end has no reason to name"
+
+
+def test_swapped_request_goes_on_where_it_was_and_an_aborted_one_frees_its_slots() -> None:
+    scheduler = Scheduler(limits(blocks=6, swap_slots=4, prefix_caching=False))
+    for index in range(2):
+        scheduler.add(request(index, [index + 1] * 7, 9, params=IGNORE))
+    plans = [step(scheduler) for _ in range(7)]
+    (out,) = [plan for plan in plans if plan.swap_out]
+    assert len(out.swap_out) == 3
+    assert [slot for _, slot in out.swap_out] == [0, 1, 2]
+    stopped = max(part.stop for plan in plans for part in plan.slices if part.request.index == 1)
+    for plan in run(scheduler):
+        if plan.swap_in:
+            assert [slot for _, slot in plan.swap_in] == [0, 1, 2]
+            assert spans(plan) == [(1, 0, stopped, stopped + 1)]
+    assert (scheduler.preemptions, scheduler.recomputed_tokens, scheduler.kv.slots.held) == (1, 0, 0)
+    pair = [request(index, [index + 1] * 7, 9, params=IGNORE) for index in (2, 3)]
+    for one in pair:
+        scheduler.add(one)
+    while not pair[1].slots:
+        step(scheduler)
+    scheduler.finish(pair[1], "abort")
+    scheduler.check()
+    assert scheduler.kv.slots.held == 0
+
+
+def test_what_does_not_fit_the_host_is_recomputed() -> None:
+    scheduler = Scheduler(limits(blocks=6, swap_slots=2, prefix_caching=False))
+    for index in range(2):
+        scheduler.add(request(index, [index + 1] * 7, 9, params=IGNORE))
+    plans = run(scheduler)
+    assert not any(plan.swap_out or plan.swap_in for plan in plans)
+    assert scheduler.preemptions == 1
+    assert scheduler.recomputed_tokens > 0
