@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.schedule.request import Request
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """A request's share of a step: its tokens at positions ``start`` to ``stop``.
 
     ``samples``: the slice ends at the request's last token, so the step draws the next one. ``epoch`` counts the

@@ -94,11 +94,14 @@ class Scheduler:
             if request.status is Status.FINISHED:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
             if part.epoch == request.preemptions:
-                self._progress(request, max(request.computed, part.stop))
+                if part.stop > request.computed:
+                    self._progress(request, part.stop)
                 self.kv.cache.publish(request, part.stop)
             if part.samples:
                 produced = part.stop - len(request.prompt) + 1
-                request.output[produced - 1 :] = [sampled[request], *request.output[produced:]]
+                if len(request.output) < produced:
+                    request.output.append(PENDING)
+                request.output[produced - 1] = sampled[request]
                 if _reached_end(request, produced):
                     finished.append(request)
         for request in finished:
@@ -127,8 +130,9 @@ class Scheduler:
             request = queue.popleft()
             if len(request.output) >= request.max_output:
                 continue  # its last token is being drawn
-            stop = min(request.total, request.computed + budget.grant(request, whole=False))
-            if stop == request.computed:
+            total, start = request.total, request.computed
+            stop = total if total - start == 1 else min(total, start + budget.grant(request, whole=False))
+            if stop == start:
                 continue  # paced
             while not self.kv.grow(request, stop):
                 victim = queue.pop() if queue else request
@@ -138,7 +142,7 @@ class Scheduler:
                     break
             else:
                 slices.append(self._plan(request, stop))
-                budget.take(stop - request.computed, counted=1)
+                budget.take(stop - start, counted=1)
         return slices, preempted
 
     def _admit_waiting(self, budget: StepBudget) -> list[Slice]:
