@@ -38,9 +38,9 @@ class PrefixCache:
 
     def publish(self, request: Request, tokens: int) -> None:
         """Seal the request's blocks that its first ``tokens`` tokens fill, as far as those tokens are known."""
-        known = tokens - 1 if tokens == request.total and request.pending else tokens
-        if not self.enabled:
+        if not self.enabled or tokens // self._block_size <= request.published:
             return
+        known = tokens - 1 if tokens == request.total and request.pending else tokens
         for number in range(request.published, known // self._block_size):
             self._pool.seal(request.blocks[number], self._hash(request, number))
             request.published = number + 1

@@ -96,7 +96,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         held = {request: request.computed for request in waiting}  # in host memory
         before, lacks_room = self.scheduler.preemptions, self.lacks_room()
         plan = self.scheduler.schedule()
-        self.back = plan.swap_in
+        self.back = [block for block, _ in plan.swap_in]
         self.check_budget(plan)
         self.drop_reused()
         self.check_order(plan, waiting)
@@ -192,7 +192,8 @@ class SchedulerTrace(RuleBasedStateMachine):
         """
         request, stop = part.request, part.stop
         size, written = self.limits.block_size, set()
-        back = [block for block, _ in self.back if block in request.blocks]  # came back from the host
+        back = [block for block in self.back if block in request.blocks]  # came back from the host; others may share
+        self.back = [block for block in self.back if block not in back]
         first = request.blocks.index(back[0]) if back else part.start // size
         for number in range(first, -(-stop // size)):
             block = request.blocks[number]
