@@ -48,6 +48,8 @@ class NativeEngine(Section):
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
     enforce_eager: bool = False
+    async_scheduling: bool = True
+    disable_cascade_attn: bool = False
     skip_tokenizer_init: bool = False
 
 
