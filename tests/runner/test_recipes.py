@@ -84,13 +84,13 @@ def test_each_ablation_changes_one_engine_argument() -> None:
     plain = engine_args(composed("+recipe=ablation_gpu"))
     changed = {}
     for name in names:
-        args = engine_args(composed("+recipe=ablation_gpu", f"+ablation={name}"))
+        args = engine_args(composed(f"ablation={name}", "+recipe=ablation_gpu"))
         changed[name] = [f.name for f in dataclasses.fields(args) if getattr(args, f.name) != getattr(plain, f.name)]
     assert changed.pop("baseline") == []
     assert [len(fields) for fields in changed.values()] == [1] * len(changed), changed
     assert len({fields[0] for fields in changed.values()}) == len(changed)
     recipe = yaml.safe_load((BUILT_IN / "recipe" / "ablation_gpu.yaml").read_text())
-    swept = recipe["hydra"]["sweeper"]["params"]["+ablation"].replace(" ", "").split(",")
+    swept = recipe["hydra"]["sweeper"]["params"]["ablation"].replace(" ", "").split(",")
     assert sorted(swept) == names
     assert swept[0] == "batch_invariant"
 
