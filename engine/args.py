@@ -24,6 +24,10 @@ FLAGS: Mapping[str, type] = {
     "enforce_eager": bool,
     "async_scheduling": bool,
     "disable_cascade_attn": bool,
+    "concurrent_attention": bool,
+    "skinny_gemm": bool,
+    "fused_gate": bool,
+    "programmatic_launch": bool,
     "skip_tokenizer_init": bool,
     "hf_overrides": Mapping,
 }
@@ -62,6 +66,10 @@ class EngineArgs:
         enforce_eager: on CUDA, launch every kernel by itself instead of replaying captured graphs.
         async_scheduling: on CUDA, plan and launch the next step while one is computed.
         disable_cascade_attn: on CUDA, let every sequence read prompt beginnings that it shares with others by itself.
+        concurrent_attention: on CUDA, let prompts and decoding sequences of a step attend side by side; off until it is measured.
+        skinny_gemm: on CUDA, our own product for a few rows.
+        fused_gate: on CUDA, the gated activation at the end of that product.
+        programmatic_launch: on CUDA, let kernels start while the one before ends.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
     """
@@ -91,6 +99,10 @@ class EngineArgs:
     enforce_eager: bool = False
     async_scheduling: bool = True
     disable_cascade_attn: bool = False
+    concurrent_attention: bool = False
+    skinny_gemm: bool = True
+    fused_gate: bool = True
+    programmatic_launch: bool = True
     device: str = "auto"
     skip_tokenizer_init: bool = False
 

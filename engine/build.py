@@ -221,7 +221,9 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
     if device.type == "cpu":
         return ModelRunner(decoder, blocks, sizes.block_size, device)
     from engine.execute.cuda_runner import CudaModelRunner
+    from kernels.cuda.options import KernelOptions, set_kernel_options
 
+    set_kernel_options(KernelOptions(args.skinny_gemm, args.fused_gate, args.programmatic_launch))
     return CudaModelRunner(
         decoder,
         blocks,
@@ -231,6 +233,7 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
         max_len=sizes.length,
         enforce_eager=args.enforce_eager,
         cascade=not args.disable_cascade_attn,
+        concurrent=args.concurrent_attention,
     )
 
 

@@ -20,7 +20,7 @@ CUDA_TOKENS, CUDA_SEQS, CUDA_BLOCK, CUDA_SCRATCH = 8192, 256, 64, 2048 * MIB
 LARGE_DEVICE = 60 << 30
 # Tokens from which on a step's time grows with them: about FLOP/s over bytes/s (bf16: 165 on an H200, 230 on an H100),
 # and some more for what a step costs beside its products. On the CPU a few tokens suffice: nothing to pace.
-CUDA_BALANCE, CPU_BALANCE = 256, 0
+CUDA_BALANCE, CPU_BALANCE = 512, 0
 
 
 @dataclass(frozen=True)

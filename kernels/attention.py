@@ -57,6 +57,7 @@ class CudaAttentionBatch:
     prefixes: SharedPrefixes | None = None
     prefill_tables: torch.Tensor | None = None  # [rows, blocks] int32
     tiles: torch.Tensor | None = None  # [tiles, 4] int32: row of prefill_tables, first token, tokens, position
+    side: torch.cuda.Stream | None = None  # where prefill attention runs beside decode attention
 
 
 def paged_attention(
@@ -111,12 +112,18 @@ def _on_cuda(
     from kernels.cuda.shared_prefix import shared_prefix_attention
 
     out, count, tables = torch.empty_like(query), batch.decoding, batch.decode_tables
+    side = batch.side if batch.tiles is not None else None
+    if side is not None:  # before decode attention, whose programs would leave no room
+        side.wait_stream(torch.cuda.current_stream(query.device))
+    with torch.cuda.stream(side):
+        if batch.tiles is not None and batch.prefill_tables is not None:
+            prefill_attention(query, cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out)
     if count and batch.prefixes is not None:
         shared_prefix_attention(query[:count], cache, tables, batch.contexts, batch.prefixes, batch.plan, scale, 0.0)
     if count:
         decode_attention(query[:count], cache, tables, batch.plan, scale, 0.0, out[:count])
-    if batch.tiles is not None and batch.prefill_tables is not None:
-        prefill_attention(query, cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out)
+    if side is not None:
+        torch.cuda.current_stream(query.device).wait_stream(side)
     return out
 
 

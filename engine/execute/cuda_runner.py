@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from engine.execute.batch_rows import BatchRows, to_device
-from engine.execute.launched import Launched, RowLogprobs
+from engine.execute.launched import Launched, RowLogprobs, start_clock
 from engine.execute.model_runner import score_prompt
 from engine.execute.sampler import RawLogprobs, Sample, sample
 from engine.execute.shared_blocks import SharedBlocks
@@ -32,6 +32,8 @@ from kernels.sample import sample as draw
 from kernels.step_inputs import row_inputs, token_inputs
 
 LARGEST_CAPTURED = 1024  # tokens of a step with prompts
+SMALLEST_FORKED = 64  # tokens from which on prompts and decoding sequences attend side by side; cuBLAS follows, which
+# waits for both, and not one of our products, which would start early
 
 
 class CudaModelRunner:
@@ -48,6 +50,7 @@ class CudaModelRunner:
         max_len: int,
         enforce_eager: bool,
         cascade: bool,
+        concurrent: bool,
     ) -> None:
         spec = model.spec
         self.model = model
@@ -63,6 +66,7 @@ class CudaModelRunner:
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
         self._shared = SharedBlocks(most, max_len, block_size, group_size, device) if cascade else None
+        self._side = torch.cuda.Stream(device) if concurrent else None
         self._graphs = None if enforce_eager else StepGraphs(self._step, device)
 
     @torch.inference_mode()
@@ -76,6 +80,7 @@ class CudaModelRunner:
             (decoding if decodes else others).append(part)
         layout = self._lay_out(decoding, others)
         numbers = torch.from_numpy(layout.numbers)
+        began = start_clock(self.device)
         scored: dict[Request, Sequence[RawLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
             computed = self._graphs.run(layout.shape, numbers.pin_memory())
@@ -85,7 +90,9 @@ class CudaModelRunner:
         again = self._sample_special(computed.logits, layout.sampling)
         for part in layout.sampling:
             self._rows[part.request].fed = part.stop
-        return Launched(layout.sampling, computed.tokens, self._logprobs(computed, layout.sampling), again, scored)
+        return Launched(
+            layout.sampling, computed.tokens, self._logprobs(computed, layout.sampling), again, scored, began
+        )
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Not where a request's next draw depends on tokens that the host must know."""
@@ -147,6 +154,7 @@ class CudaModelRunner:
             prefixes=prefixes,
             prefill_tables=state.tables,
             tiles=inputs["tiles"].view(-1, 4) if shape.tiles else None,
+            side=self._side if count and shape.tokens >= SMALLEST_FORKED else None,
         )
         return DecoderBatch(tokens.tokens, positions, tokens.slots, attention)
 

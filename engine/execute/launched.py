@@ -49,16 +49,16 @@ class Launched:
         logprobs: RowLogprobs | None,
         again: Mapping[Request, Sample],
         scored: Mapping[Request, Sequence[RawLogprobs]],
+        began: torch.cuda.Event | None,
     ) -> None:
-        """Take the slices that sample, the tokens drawn for them, and what was computed apart from those."""
+        """Take the slices that sample, the tokens drawn for them, what was computed apart from those, and the start."""
         self._requests = [part.request for part in parts]
         self._logprobs = logprobs
         self._again = again
         self._scored = scored
         self._tokens = to_host(tokens[: len(parts)])
-        self._ready = torch.cuda.Event() if tokens.is_cuda else None
-        if self._ready is not None:
-            self._ready.record()
+        self._began = began
+        self._ready = start_clock(tokens.device)
 
     def result(self) -> StepResult:
         """Wait for the step and give its result."""
@@ -71,7 +71,19 @@ class Launched:
             tokens[request] = sample.token
             if sample.logprobs is not None:
                 logprobs[request] = sample.logprobs
-        return StepResult(tokens, logprobs, self._scored)
+        seconds = None
+        if self._began is not None and self._ready is not None:
+            seconds = self._began.elapsed_time(self._ready) / 1e3
+        return StepResult(tokens, logprobs, self._scored, seconds)
+
+
+def start_clock(device: torch.device) -> torch.cuda.Event | None:
+    """An event of this moment on the device's clock; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.schedule.request import Request, Status
 
-ROUND = 64  # paced steps are multiples of this, so that few step sizes occur
+ROUND = 128  # paced steps are multiples of this, so that few step sizes occur
 
 
 @dataclass

@@ -52,6 +52,10 @@ class NativeEngine(Section):
     enforce_eager: bool = False
     async_scheduling: bool = True
     disable_cascade_attn: bool = False
+    concurrent_attention: bool = False
+    skinny_gemm: bool = True
+    fused_gate: bool = True
+    programmatic_launch: bool = True
     skip_tokenizer_init: bool = False
 
 

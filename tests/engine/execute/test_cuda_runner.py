@@ -103,7 +103,15 @@ def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: 
     monkeypatch.setattr(shared_blocks, "LEAST", 2)
     model: Any = OneLayer()
     runner = CudaModelRunner(
-        model, limits.blocks, BLOCK, CPU, max_seqs=limits.max_seqs, max_len=MAX_LEN, enforce_eager=True, cascade=cascade
+        model,
+        limits.blocks,
+        BLOCK,
+        CPU,
+        max_seqs=limits.max_seqs,
+        max_len=MAX_LEN,
+        enforce_eager=True,
+        cascade=cascade,
+        concurrent=False,
     )
     shape = (limits.blocks, BLOCK, KV_HEADS, HEAD_DIM)
     runner.caches = [LayerCache(torch.zeros(shape), torch.zeros(shape), BLOCK)]
