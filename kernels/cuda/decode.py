@@ -206,7 +206,8 @@ def decode_attention(
     keys, values, copied = key_tiles(cache)
     rows, early = query_rows(group), starts_early(query.device)
     warps, per_sm = shape(head_dim, rows, copied)
-    shares = min(plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
+    most = query.shape[0] * -(-block_tables.shape[1] * cache.block_size // PIECE)
+    shares = min(most, plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
     _decode_kernel[(shares * kv_heads,)](
         query,
         keys,

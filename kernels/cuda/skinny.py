@@ -35,11 +35,11 @@ class Tile:
 
 
 @triton.jit
-def _fetch_ahead(weight, lines, part, K, BYTES: tl.constexpr):
-    """Ask for BYTES of each of these lines of the weight, from part * BYTES on, to be brought into L2."""
-    address = (weight + lines.to(tl.int64) * K + part * (BYTES // 2)).to(tl.int64)
+def _fetch_ahead(weight, lines, part, K, size):
+    """Ask for ``size`` bytes of each of these lines of the weight, from part * size on, to be brought into L2."""
+    address = (weight + lines.to(tl.int64) * K + part * (size // 2)).to(tl.int64)
     tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r", [address, part * 0 + BYTES],
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r", [address, part * 0 + size],
         dtype=tl.int32, is_pure=False, pack=1,
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def _line(column, N, GATED: tl.constexpr):
     return column
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _linear_kernel(
     x,  # [rows, K]
     weight,  # [N, K]
@@ -62,6 +62,7 @@ def _linear_kernel(
     x_stride,
     N,
     K,
+    ahead,  # bytes of each line of the weight that each of LANES // COLUMNS threads fetches early
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -71,29 +72,24 @@ def _linear_kernel(
     BIASED: tl.constexpr,
     GATED: tl.constexpr,
     KIND: tl.constexpr,
-    COPIED: tl.constexpr,
     EARLY: tl.constexpr,
+    FETCHED: tl.constexpr,
     LANES: tl.constexpr,
-    AHEAD: tl.constexpr,  # bytes of each line of the weight that are fetched early by each of LANES // COLUMNS threads
 ):
     """All rows by COLUMNS outputs, K in order."""
     first = tl.program_id(0) * COLUMNS
-    if AHEAD > 0:
+    if FETCHED:
         lane = tl.arange(0, LANES)
-        _fetch_ahead(weight, _line(tl.minimum(first + lane % COLUMNS, N - 1), N, GATED), lane // COLUMNS, K, AHEAD)
+        _fetch_ahead(weight, _line(tl.minimum(first + lane % COLUMNS, N - 1), N, GATED), lane // COLUMNS, K, ahead)
     wait_for_earlier(EARLY)
     column = first + tl.arange(0, COLUMNS)
     row = tl.arange(0, ROWS)
     k = tl.arange(0, DEPTH)
-    if not COPIED:
-        weights = weight + _line(tl.minimum(column, N - 1), N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    weights = weight + _line(tl.minimum(column, N - 1), N, GATED).to(tl.int64)[:, None] * K + k[None, :]
     inputs = x + row.to(tl.int64)[:, None] * x_stride + k[None, :]
     acc = tl.zeros([COLUMNS, ROWS], tl.float32) if WEIGHTS_FIRST else tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in tl.range(0, K, DEPTH, num_stages=STAGES_):
-        if COPIED:
-            w = weight.load([first, start])
-            v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
-        elif WHOLE:
+        if WHOLE:
             w = tl.load(weights + start)
             v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
         else:
@@ -149,7 +145,6 @@ def launch(
     gate: Activation | None,
     tile: Tile | None = None,
     ahead: int | None = None,
-    descriptor: object = None,
 ) -> None:
     """One launch of the kernel."""
     rows, depth = x.shape
@@ -163,13 +158,14 @@ def launch(
     fetched = min(depth * 2, ahead // columns) // (16 * parts) * 16 if early and depth % 8 == 0 else 0
     _linear_kernel[(triton.cdiv(columns, tile.columns),)](
         x,
-        weight if descriptor is None else descriptor,
+        weight,
         weight if bias is None else bias,
         out,
         rows,
         x.stride(0),
         columns,
         depth,
+        fetched,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
         DEPTH=tile.depth,
@@ -179,9 +175,8 @@ def launch(
         BIASED=bias is not None,
         GATED=gate is not None,
         KIND=0 if gate is None else KINDS[gate],
-        COPIED=descriptor is not None,
+        FETCHED=fetched > 0,
         LANES=lanes,
-        AHEAD=fetched if descriptor is None else 0,
         num_warps=tile.warps,
         **launch_arguments(early),
     )
