@@ -116,21 +116,21 @@ def _linear_kernel(
 
 
 def tile_for(rows: int, columns: int, depth: int, sms: int) -> Tile:
-    """A tile by the number of programs that fall to a multiprocessor, from sweeps on an H200.
+    """A tile by the number of outputs that fall to a multiprocessor, from sweeps over whole layers on an H200.
 
-    Few outputs make few programs: those are narrow, and fetch far ahead. Many outputs make programs enough; they are
-    wider, so that fewer of them read x.
+    Few outputs make few programs: those are narrow, and fetch far ahead. Many outputs make programs enough. Up to 16
+    rows the wider programs of a row or two per multiprocessor feed the large tensor-core instruction (64 outputs).
     """
-    padded = 8 if rows <= 8 else max(16, int(triton.next_power_of_2(rows)))
-    narrow, alone = columns <= 48 * sms, columns <= 16 * sms
-    if padded > 16:
-        tile = Tile(16 if alone else 32, 128, 6, 4, 64, False) if narrow else Tile(128, 64, 6, 4, padded, True)
-    elif not narrow:
-        tile = Tile(32, 128, 3, 2, padded, True)
-    elif padded == 16:
-        tile = Tile(16, 512, 6 if alone else 3, 2, 16, False)
+    each = columns / sms
+    if rows <= 16:
+        padded = 8 if rows <= 8 else 16
+        steps = ((16, Tile(16, 512, 6, 2, 16, False)), (48, Tile(64, 256, 5, 4, 16, True)))
+        widest = Tile(32, 128, 3, 2, padded, True)
     else:
-        tile = Tile(16, 512 if alone else 256, 6, 1, 8, True)
+        padded = int(triton.next_power_of_2(rows))
+        steps = ((16, Tile(16, 128, 6, 4, 64, False)), (32, Tile(32, 128, 6, 4, 64, False)))
+        widest = Tile(64, 128, 6, 4, padded, True) if each <= 48 else Tile(128, 64, 6, 4, padded, True)
+    tile = next((tile for limit, tile in steps if each <= limit), widest)
     step, stages = tile.depth, tile.stages
     while depth % step and step > 64:
         step, stages = step // 2, min(2 * stages, 8)
