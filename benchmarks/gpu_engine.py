@@ -1,66 +1,54 @@
-"""Measures Galley on a GPU with random weights: output tokens/s of each workload, start-up, and where the time went.
+"""Galley in a process of its own over the GPU workloads; prints a JSON line for its start and for each repeat.
 
-python benchmarks/gpu_engine.py [--models llama1b,llama8b] [--workloads single,chatlike,decode,sharedprefix]
+    python benchmarks/gpu_engine.py --model llama8b [--workloads single,chatlike,decode,sharedprefix] [--arguments JSON]
+
+``vs_vllm.py`` runs it beside its peer. On the CPU: ``--arguments '{"device": "cpu"}' --requests 4 --tokens 16`` and
+``--changes`` that make the model small.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_workloads import WORKLOADS, workload, write_model
+from benchmarks.gpu_measure import main
 
 
-def measure(name: str, kinds: list[str], repeats: int, arguments: dict[str, Any]) -> None:
-    """One model over all workloads; prints a JSON line each."""
-    start = time.perf_counter()
-    from engine import LLM, SamplingParams
+class Galley:
+    """Ours, with its defaults."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = write_model(name, Path(folder))
-        llm = LLM(
-            str(model), load_format="dummy", dtype="bfloat16", max_model_len=4096, skip_tokenizer_init=True, **arguments
-        )
-        llm.generate([[5] * 16], SamplingParams(temperature=0, max_tokens=1, ignore_eos=True), use_tqdm=False)
-        print(json.dumps({"model": name, "startup_s": time.perf_counter() - start, **llm.stats().startup}), flush=True)
-        for kind in kinds:
-            for repeat in range(repeats):
-                work = workload(kind, repeat)
-                params = [
-                    SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for _, n in work
-                ]
-                before, start = llm.stats(), time.perf_counter()
-                outputs = llm.generate([prompt for prompt, _ in work], params, use_tqdm=False)
-                seconds, after = time.perf_counter() - start, llm.stats()
-                tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-                assert tokens == sum(n for _, n in work)
-                line = {
-                    "model": name, "kind": kind, "repeat": repeat, "output_tokens_s": round(tokens / seconds, 1),
-                    "seconds": round(seconds, 3), "steps": after.steps - before.steps,
-                    "step_seconds": round(after.busy_seconds - before.busy_seconds, 3),
-                    "cached_tokens": after.cached_tokens - before.cached_tokens,
-                }  # fmt: skip
-                print(json.dumps(line), flush=True)
-        llm.close()
+    def __init__(self, model: str, arguments: Mapping[str, Any]) -> None:
+        from engine import LLM
 
+        self.llm = LLM(model, load_format="dummy", skip_tokenizer_init=True, **arguments)
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--models", default="llama1b,llama8b")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--arguments", default="{}", help="engine arguments as JSON")
-    options = parser.parse_args()
-    for name in options.models.split(","):
-        measure(name, options.workloads.split(","), options.repeats, json.loads(options.arguments))
+    def prepare(self, lengths: Sequence[int]) -> Any:
+        """Parameters for outputs of so many tokens."""
+        from engine import SamplingParams
+
+        return [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for n in lengths]
+
+    def generate(self, prompts: Sequence[list[int]], parameters: Any) -> int:
+        """Complete the prompts; the number of output tokens."""
+        outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def counters(self) -> Mapping[str, float]:
+        """Steps, seconds in them, and what the cache did."""
+        stats = self.llm.stats()
+        return {
+            "steps": stats.steps, "step_seconds": stats.busy_seconds, "cached_tokens": stats.cached_tokens,
+            "preemptions": stats.preemptions,
+        }  # fmt: skip
+
+    def startup(self) -> Mapping[str, float]:
+        """Seconds of its phases."""
+        return self.llm.stats().startup
 
 
 if __name__ == "__main__":
-    main()
+    main("galley", Galley)

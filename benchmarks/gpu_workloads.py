@@ -58,8 +58,45 @@ def sharedprefix(draw: random.Random) -> list[Request]:
     return [(prefix + _tokens(draw, 64), 64) for _ in range(1000)]
 
 
+def longprompt(draw: random.Random) -> list[Request]:
+    """64 requests of 3,900 tokens in and 128 out: prefill first of all."""
+    return [(_tokens(draw, 3900), 128) for _ in range(64)]
+
+
+def fewshot(draw: random.Random) -> list[Request]:
+    """400 requests in random order behind 8 prefixes of 700 tokens, own parts and outputs of mixed lengths."""
+    prefixes = [_tokens(draw, 700) for _ in range(8)]
+    return [
+        (draw.choice(prefixes) + _tokens(draw, _length(draw, 4.0, 0.6, 300)), _length(draw, 4.2, 1.0, 500))
+        for _ in range(400)
+    ]  # fmt: skip
+
+
+def bursty(draw: random.Random) -> list[Request]:
+    """720 requests in bursts of one kind each: short questions, long answers, summaries of long documents."""
+    kinds = ((3.5, 0.4, 2.8, 0.5), (4.2, 0.5, 6.2, 0.4), (7.4, 0.3, 3.5, 0.6))  # lognormal: in, out
+    requests: list[Request] = []
+    while len(requests) < 720:
+        mu_in, sigma_in, mu_out, sigma_out = draw.choice(kinds)
+        for _ in range(draw.randint(8, 80)):
+            prompt = _tokens(draw, _length(draw, mu_in, sigma_in, 3000))
+            requests.append((prompt, _length(draw, mu_out, sigma_out, 1000)))
+    return requests[:720]
+
+
+def cut(requests: list[Request], most: int | None = None, tokens: int | None = None) -> list[Request]:
+    """The first ``most`` requests with prompts and outputs of at most ``tokens`` tokens: for small machines."""
+    return [(prompt[:tokens], length if tokens is None else min(length, tokens)) for prompt, length in requests[:most]]
+
+
 def workload(kind: str, seed: int) -> list[Request]:
-    """The requests of one kind."""
+    """The requests of one kind.
+
+    Raises:
+        ValueError: no workload has this name.
+    """
+    if kind not in WORKLOADS:
+        raise ValueError(f"workload {kind!r} is not known: known are {', '.join(WORKLOADS)}")
     return WORKLOADS[kind](random.Random(f"{kind}-{seed}"))
 
 
@@ -73,4 +110,5 @@ def _length(draw: random.Random, mu: float, sigma: float, most: int) -> int:
 
 WORKLOADS: dict[str, Callable[[random.Random], list[Request]]] = {
     "single": single, "chatlike": chatlike, "decode": decode, "sharedprefix": sharedprefix,
+    "longprompt": longprompt, "fewshot": fewshot, "bursty": bursty,
 }  # fmt: skip

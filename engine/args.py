@@ -10,14 +10,18 @@ from engine.params import ParameterError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
-POLICIES = ("fcfs", "priority")
+POLICIES = ("longest_first", "prefix_grouped", "fcfs", "priority")
 DEVICES = ("auto", "cpu", "cuda")
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # attention reads keys in tiles of 128 tokens, each of whole blocks
 FLAGS: Mapping[str, type] = {
     "enable_chunked_prefill": bool,
     "enable_prefix_caching": bool,
+    "enable_pacing": bool,
+    "enable_admission_control": bool,
     "batch_invariant": bool,
     "enforce_eager": bool,
+    "async_scheduling": bool,
+    "disable_cascade_attn": bool,
     "skip_tokenizer_init": bool,
     "hf_overrides": Mapping,
 }
@@ -42,11 +46,17 @@ class EngineArgs:
         block_size: tokens in one KV cache block; ``None`` is 16 on the CPU and 64, what the copy engine takes, on CUDA.
         max_num_batched_tokens: tokens in one step; ``None`` lets the device decide.
         max_num_seqs: sequences in one step; ``None`` lets the device decide.
-        scheduling_policy: order in which waiting requests start.
+        scheduling_policy: order in which requests run; ``longest_first``, ``prefix_grouped``, ``fcfs`` or ``priority``.
+            Tokens are the same whatever the order.
+        enable_pacing: under ``longest_first``, spread prompts over the steps that the longest output needs.
+        enable_admission_control: start a request only where the KV cache has room for what it and the running ones will
+            hold, so that hardly any is preempted.
         enable_chunked_prefill: let one prompt be computed over several steps.
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
         batch_invariant: make every row's arithmetic independent of its neighbours; on the CPU it always is.
         enforce_eager: on CUDA, launch every kernel by itself instead of replaying captured graphs.
+        async_scheduling: on CUDA, plan and launch the next step while one is computed.
+        disable_cascade_attn: on CUDA, let every sequence read prompt beginnings that it shares with others by itself.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
     """
@@ -65,11 +75,15 @@ class EngineArgs:
     block_size: int | None = None
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
-    scheduling_policy: str = "fcfs"
+    scheduling_policy: str = "longest_first"
+    enable_pacing: bool = True
+    enable_admission_control: bool = True
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True
     enforce_eager: bool = False
+    async_scheduling: bool = True
+    disable_cascade_attn: bool = False
     device: str = "auto"
     skip_tokenizer_init: bool = False
 

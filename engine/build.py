@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
 
 from engine.args import EngineArgs
+from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.generation import GenerationCore, GenerationModel
@@ -25,7 +26,8 @@ from engine.model.spec import DecoderSpec, EncoderSpec, read_spec
 from engine.model.weights import iter_weights, read_config, read_generation_config
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
-from engine.schedule.scheduler import Limits
+from engine.schedule.limits import Limits
+from engine.schedule.policy import Policy
 from engine.sizes import (
     CPU_TOKENS,
     CUDA_SEQS,
@@ -66,8 +68,12 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def build(args: EngineArgs) -> Engine:
+def build(args: EngineArgs, decoder: Decoder | None = None) -> Engine:
     """Load the model and set everything up.
+
+    Args:
+        args: the engine's arguments.
+        decoder: the model's weights where another engine has loaded them, with the same dtype and max_model_len.
 
     Raises:
         ValueError: the model, an argument or the memory does not allow it; the message says what to change.
@@ -91,7 +97,7 @@ def build(args: EngineArgs) -> Engine:
         core: GenerationCore | PoolingCore = _pooling(args, files, spec, dtype, device, tokenizer, clock)
     else:
         eos = end_ids(config, generation_config, tokenizer)
-        core = _generation(args, files, spec, dtype, device, tokenizer, eos, clock)
+        core = _generation(args, files, spec, dtype, device, tokenizer, eos, clock, decoder)
     return Engine(core, tokenizer, files, config, generation_config, device, clock.seconds)
 
 
@@ -174,12 +180,13 @@ def _generation(
     tokenizer: Tokenizer | None,
     eos: frozenset[int],
     clock: _Clock,
+    decoder: Decoder | None,
 ) -> GenerationCore:
     sizes = choose_sizes(args, spec, device)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
         cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
     with clock.phase("load"):
-        decoder = Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
+        decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
         runner = _runner(args, decoder, blocks, sizes, device)
@@ -190,11 +197,19 @@ def _generation(
         block_size=sizes.block_size,
         chunked_prefill=args.enable_chunked_prefill,
         prefix_caching=args.enable_prefix_caching,
-        policy="priority" if args.scheduling_policy == "priority" else "fcfs",
+        policy=cast(Policy, args.scheduling_policy),
+        balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
+        admission_control=args.enable_admission_control,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
-    model = GenerationModel(vocab_size=spec.vocab_size, max_model_len=sizes.length, eos_ids=known, seed=args.seed)
-    return GenerationCore(model, runner, limits, tokenizer)
+    model = GenerationModel(
+        vocab_size=spec.vocab_size,
+        max_model_len=sizes.length,
+        eos_ids=known,
+        seed=args.seed,
+        costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
+    )
+    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> Runner:
@@ -210,6 +225,7 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
         max_seqs=sizes.seqs,
         max_len=sizes.length,
         enforce_eager=args.enforce_eager,
+        cascade=not args.disable_cascade_attn,
     )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
+from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
+from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
-from engine.schedule.scheduler import Limits, Scheduler
+from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
 from engine.stats import EngineStats, TimelinePoint
 from engine.text.inputs import Input, InputError
@@ -30,6 +32,7 @@ class GenerationModel:
     max_model_len: int
     eos_ids: frozenset[int]
     seed: int
+    costs: DecoderCosts
 
 
 @dataclass(eq=False)
@@ -58,23 +61,35 @@ class _Step:
     plan: StepPlan
     launched: Launched
     start: float
+    cost: Cost
 
 
 class GenerationCore:
     """Owns the scheduler and the model runner; one ``step`` computes one batch."""
 
-    def __init__(self, model: GenerationModel, runner: Runner, limits: Limits, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        model: GenerationModel,
+        runner: Runner,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        ahead: bool = True,
+    ) -> None:
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
         self.model = model
+        self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
         self._generations: dict[Request, _Generation] = {}
         self._completions: dict[Request, Completion] = {}
+        self._quiet: set[Request] = set()  # past their first token, with nothing to do per token
         self._next_index = 0
         self._ready = time.monotonic()
         self._booked = self._ready
         self._launched: _Step | None = None
         self._timeline = Timeline()
+        self._groups = StepGroups()
         self._totals = EngineStats()
 
     @property
@@ -97,10 +112,8 @@ class GenerationCore:
         self._next_index += 1
         self._check(prompt, params)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
-        leader: Request | None = None
         for child in range(params.n):
-            request = self._request(index, child, prompt, params, leader)
-            leader = leader or request
+            request = self._request(index, child, prompt, params)
             completion = Completion(request, self.tokenizer)
             generation.completions.append(completion)
             self._generations[request] = generation
@@ -113,22 +126,33 @@ class GenerationCore:
         Where the runner runs ahead, the device computes the new batch while this method books the old one. A batch
         whose tokens must be known before the next one can be planned is finished at once.
         """
-        plan = self.scheduler.schedule()
-        launched = self._launch(plan) if plan.slices else None
-        outputs = self._finish_launched()
-        self._launched = launched
-        if launched is not None and not self.runner.runs_ahead(plan):
-            outputs += self._finish_launched()
+        try:
+            plan = self.scheduler.schedule()
+            launched = self._launch(plan) if plan.slices else None
+            outputs = self._finish_launched()
+            self._launched = launched
+            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
+                outputs += self._finish_launched()
+        except BaseException:
+            self.reset_prefix_cache()  # it names blocks that a planned step would have written
+            raise
         return outputs
 
     def _launch(self, plan: StepPlan) -> _Step:
         start = time.monotonic()
         for part in plan.slices:
-            generation = self._generations[part.request]
-            generation.scheduled = generation.scheduled or start
-        step = _Step(plan, self.runner.launch(plan), start)
+            if not part.request.output:  # else it has been scheduled before
+                generation = self._generations[part.request]
+                generation.scheduled = generation.scheduled or start
+        step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
+
+    def _shared_tokens(self) -> int:
+        """Cached tokens that a block holds for more than one running request, once for each but the first."""
+        scheduler = self.scheduler
+        listed = sum(len(request.blocks) for request in scheduler.running)
+        return max(0, listed - scheduler.kv.pool.held) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""
@@ -137,12 +161,28 @@ class GenerationCore:
             return []
         result = step.launched.result()
         now = time.monotonic()
-        alive = {request for request in result.samples if request.status is not Status.FINISHED}
-        self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
-        self._book(step.plan, result, alive, now)
-        self._count(step.plan, alive, now, now - max(step.start, self._booked))
+        alive = [request for request in result.tokens if request.status is not Status.FINISHED]
+        finished = self.scheduler.update(step.plan, result.tokens)
+        self._book_prompts(step.plan, result)
+        finished += self._book(alive, result, now)
+        self._count(step, result, len(alive), len(finished), now)
         self._booked = now
-        return self._collect(alive)
+        return self._collect(finished, now)
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
+
+        ``None`` where no unfinished prompt has this id. What a launched step still draws for it is dropped.
+        """
+        generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
+        if generation is None:
+            return None
+        generation.last_token = generation.first_token and self._booked
+        for completion in generation.completions:
+            self.scheduler.finish(completion.request, "abort")
+            self._quiet.discard(completion.request)
+            del self._generations[completion.request], self._completions[completion.request]
+        return self._output(generation)
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
@@ -150,11 +190,12 @@ class GenerationCore:
         for request in list(self._generations):
             self.scheduler.finish(request, "abort")
         self._generations.clear()
+        self._quiet.clear()
         self._completions.clear()
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
-        pool = self.scheduler.pool
+        pool = self.scheduler.kv.pool
         return replace(
             self._totals,
             preemptions=self.scheduler.preemptions,
@@ -162,12 +203,13 @@ class GenerationCore:
             waiting=self.scheduler.waiting,
             kv_blocks_total=pool.size,
             kv_blocks_used=pool.held,
+            step_groups=self._groups.groups(),
             timeline=self._timeline.points(),
         )
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompt beginnings."""
-        self.scheduler.pool.forget_all()
+        self.scheduler.kv.pool.forget_all()
 
     def _check(self, prompt: Input, params: SamplingParams) -> None:
         ids, limit = prompt.token_ids, self.model.max_model_len
@@ -186,9 +228,7 @@ class GenerationCore:
         if params.stop_strings and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
-    def _request(
-        self, index: int, child: int, prompt: Input, params: SamplingParams, leader: Request | None
-    ) -> Request:
+    def _request(self, index: int, child: int, prompt: Input, params: SamplingParams) -> Request:
         room = self.model.max_model_len - len(prompt.token_ids)
         stop_ids = frozenset(params.stop_token_ids or ())
         seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
@@ -202,33 +242,45 @@ class GenerationCore:
             seed=(seed + child) & MAX_SEED,
             priority=prompt.priority,
             salt=prompt.cache_salt.encode(),
-            leader=leader,
         )
 
-    def _book(self, plan: StepPlan, result: StepResult, alive: set[Request], now: float) -> None:
-        """Follow up on the step's tokens: times, text, stop strings, log-probabilities of prompts."""
-        for part in plan.slices:
+    def _book_prompts(self, plan: StepPlan, result: StepResult) -> None:
+        """Keep log-probabilities of prompt tokens."""
+        for part in plan.slices if result.prompt_logprobs else ():
             scored = result.prompt_logprobs.get(part.request)
             if scored and part.request in self._generations:
                 known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
                 fresh = scored[max(0, len(known) - (part.start + 1)) :]
                 known += [named_logprobs(raw, self.tokenizer) for raw in fresh]
+
+    def _book(self, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
+        """Follow up on the step's tokens: text, stop strings, log-probabilities; gives what a stop string ended."""
+        ended = []
         for request in alive:
-            generation = self._generations[request]
+            if request in self._quiet:
+                continue
+            generation, completion = self._generations[request], self._completions[request]
             generation.first_token = generation.first_token or now
-            generation.last_token = now
-            match = self._completions[request].accept(result.samples[request])
+            if not completion.follows:
+                self._quiet.add(request)  # nothing is to be done for it until it ends
+                continue
+            match = completion.accept(result.tokens[request], result.logprobs.get(request))
             if match is not None:
+                if request.status is not Status.FINISHED:
+                    ended.append(request)
                 self.scheduler.finish(request, "stop", match.stop)
                 request.finish_reason, request.stop_reason = "stop", match.stop
+        return ended
 
-    def _collect(self, requests: Iterable[Request]) -> list[RequestOutput]:
-        """Outputs of the generations that are finished now, in order of arrival."""
+    def _collect(self, finished: Iterable[Request], now: float) -> list[RequestOutput]:
+        """Outputs of the generations whose last completion has finished now, in order of arrival."""
         outputs = []
-        for request in sorted(requests, key=lambda request: (request.index, request.child)):
+        for request in sorted(finished, key=lambda request: (request.index, request.child)):
+            self._quiet.discard(request)
             generation = self._generations.get(request)
             if generation is not None and generation.finished:
+                generation.last_token = now
                 outputs.append(self._output(generation))
                 for completion in generation.completions:
                     del self._generations[completion.request], self._completions[completion.request]
@@ -252,21 +304,33 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, plan: StepPlan, alive: set[Request], now: float, seconds: float) -> None:
-        old, pool = self._totals, self.scheduler.pool
-        started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
+    def _count(self, step: _Step, result: StepResult, drawn: int, finished: int, now: float) -> None:
+        old, pool, plan, cost = self._totals, self.scheduler.kv.pool, step.plan, step.cost
+        seconds = now - max(step.start, self._booked)
+        device = old.device_busy_seconds
+        if result.device_seconds is not None:
+            device = (device or 0.0) + result.device_seconds
+        started = [
+            request
+            for request, start, _, _, epoch in plan.slices
+            if start == request.cached_tokens and epoch == request.preemptions == 0
+        ]
         self._totals = replace(
             old,
             steps=old.steps + 1,
             prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
             cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
             computed_tokens=old.computed_tokens + plan.tokens,
-            output_tokens=old.output_tokens + len(alive),
-            finished_requests=old.finished_requests + sum(r.status is Status.FINISHED for r in alive),
+            output_tokens=old.output_tokens + drawn,
+            finished_requests=old.finished_requests + finished,
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,
+            device_busy_seconds=device,
+            flops=old.flops + cost.flops,
+            bytes=old.bytes + cost.bytes,
         )
+        self._groups.add(cost, seconds)
         self._timeline.add(
             TimelinePoint(
                 time=now - self._ready,

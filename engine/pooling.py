@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from engine.costs import EncoderCosts, StepGroups
 from engine.model.encoder import Encoder
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestMetrics
 from engine.params import PoolingParams
@@ -41,6 +42,8 @@ class PoolingCore:
         self._queue: deque[_Waiting] = deque()
         self._ready = time.monotonic()
         self._timeline = Timeline()
+        self._costs = EncoderCosts.of(encoder.spec, encoder.words.dtype.itemsize)
+        self._groups = StepGroups()
         self._totals = EngineStats()
 
     @property
@@ -97,7 +100,9 @@ class PoolingCore:
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
-        return replace(self._totals, waiting=len(self._queue), timeline=self._timeline.points())
+        return replace(
+            self._totals, waiting=len(self._queue), step_groups=self._groups.groups(), timeline=self._timeline.points()
+        )
 
     def reset_prefix_cache(self) -> None:
         """Nothing to forget: an encoder keeps no cache."""
@@ -117,8 +122,8 @@ class PoolingCore:
         return batch
 
     def _count(self, batch: list[_Waiting], now: float, seconds: float) -> None:
-        tokens = sum(len(item.prompt.token_ids) for item in batch)
-        old = self._totals
+        lengths = [len(item.prompt.token_ids) for item in batch]
+        tokens, cost, old = sum(lengths), self._costs.step(lengths), self._totals
         self._totals = replace(
             old,
             steps=old.steps + 1,
@@ -127,7 +132,10 @@ class PoolingCore:
             finished_requests=old.finished_requests + len(batch),
             peak_running=max(old.peak_running, len(batch)),
             busy_seconds=old.busy_seconds + seconds,
+            flops=old.flops + cost.flops,
+            bytes=old.bytes + cost.bytes,
         )
+        self._groups.add(cost, seconds)
         self._timeline.add(TimelinePoint(now - self._ready, len(batch), len(self._queue), 0.0, 0))
 
 

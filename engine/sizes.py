@@ -18,6 +18,9 @@ CPU_TOKENS, CPU_SEQS, CPU_BLOCK, CPU_CACHE = 512, 64, 16, 2048 * MIB
 # On CUDA: blocks that the copy engine takes whole; the sequences are those of a device under LARGE_DEVICE bytes.
 CUDA_TOKENS, CUDA_SEQS, CUDA_BLOCK, CUDA_SCRATCH = 8192, 256, 64, 2048 * MIB
 LARGE_DEVICE = 60 << 30
+# Tokens from which on a step's time grows with them: about FLOP/s over bytes/s (bf16: 165 on an H200, 230 on an H100),
+# and some more for what a step costs beside its products. On the CPU a few tokens suffice: nothing to pace.
+CUDA_BALANCE, CPU_BALANCE = 256, 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Sizes:
     tokens: int
     seqs: int
     block_size: int
+    balance: int
 
 
 def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> Sizes:
@@ -48,6 +52,7 @@ def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> S
         tokens=tokens,
         seqs=args.max_num_seqs or (CPU_SEQS if cpu else _cuda_sequences(spec, length, device)),
         block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
+        balance=CPU_BALANCE if cpu else CUDA_BALANCE,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.costs import StepGroup
+
 
 @dataclass(frozen=True)
 class TimelinePoint:
@@ -24,6 +26,12 @@ class EngineStats:
     ``prompt_tokens`` counts prompt tokens of started requests, ``cached_tokens`` those of them taken from the prefix
     cache, ``computed_tokens`` every token that went through the model (recomputed ones too). ``startup`` holds seconds
     per phase (``load``, ``cache``, ``tokenizer``...), ``device`` and ``numerics`` describe what computed.
+
+    ``busy_seconds`` is the time in which a step was under way. ``flops`` and ``bytes`` are what the steps had to
+    compute and to move at least (``engine.costs``), ``step_groups`` the same by arithmetic intensity.
+    ``device_busy_seconds`` is what the device itself says that it computed, ``peak_allocated_bytes`` and
+    ``peak_reserved_bytes`` the most that tensors and torch's allocator held of its memory; ``None`` where the device
+    does not tell.
     """
 
     steps: int = 0
@@ -40,6 +48,12 @@ class EngineStats:
     kv_blocks_used: int = 0
     peak_kv_blocks: int = 0
     busy_seconds: float = 0.0
+    device_busy_seconds: float | None = None
+    flops: int = 0
+    bytes: int = 0
+    step_groups: tuple[StepGroup, ...] = ()
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
     startup: Mapping[str, float] = field(default_factory=dict)
     device: Mapping[str, str] = field(default_factory=dict)
     numerics: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from kernels.kv_cache import LayerCache, gather
 
 if TYPE_CHECKING:
     from kernels.cuda.decode_plan import DecodePlan
+    from kernels.cuda.shared_prefix import SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,19 @@ class AttentionBatch:
 
 @dataclass(frozen=True)
 class CudaAttentionBatch:
-    """The same on a CUDA device: ``decoding`` sequences with one query each, then the queries that ``tiles`` names."""
+    """The same on a CUDA device: the first ``decoding`` tokens are one query each, ``tiles`` names all others.
+
+    A decoding token without a context is left to the tiles. ``prefixes`` says which decoding sequences read common
+    leading pieces once for all, and ``plan`` has been filled accordingly.
+    """
 
     decoding: int
     decode_tables: torch.Tensor  # [decoding, blocks] int32
+    contexts: torch.Tensor  # [decoding] int32
     plan: DecodePlan
-    prefill_tables: torch.Tensor | None = None  # [sequences, blocks] int32
-    tiles: torch.Tensor | None = None  # [tiles, 4] int32, query tokens counted from the first after the decoding ones
+    prefixes: SharedPrefixes | None = None
+    prefill_tables: torch.Tensor | None = None  # [rows, blocks] int32
+    tiles: torch.Tensor | None = None  # [tiles, 4] int32: row of prefill_tables, first token, tokens, position
 
 
 def paged_attention(
@@ -101,12 +108,15 @@ def _on_cuda(
 ) -> torch.Tensor:
     from kernels.cuda.decode import decode_attention
     from kernels.cuda.prefill import prefill_attention
+    from kernels.cuda.shared_prefix import shared_prefix_attention
 
-    out, count = torch.empty_like(query), batch.decoding
+    out, count, tables = torch.empty_like(query), batch.decoding, batch.decode_tables
+    if count and batch.prefixes is not None:
+        shared_prefix_attention(query[:count], cache, tables, batch.contexts, batch.prefixes, batch.plan, scale, 0.0)
     if count:
-        decode_attention(query[:count], cache, batch.decode_tables, batch.plan, scale, 0.0, out[:count])
+        decode_attention(query[:count], cache, tables, batch.plan, scale, 0.0, out[:count])
     if batch.tiles is not None and batch.prefill_tables is not None:
-        prefill_attention(query[count:], cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out[count:])
+        prefill_attention(query, cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out)
     return out
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from engine.device import cpu_name
 from runner.run_info import RunInfo
 
 SCHEMA = 1
@@ -76,7 +77,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -92,16 +93,6 @@ def variables(source: Mapping[str, str]) -> dict[str, str]:
         for name in sorted(source)
         if name.startswith(VARIABLES)
     }
-
-
-def cpu_model() -> str:
-    """The processor's name; on Linux from /proc/cpuinfo, because ``platform.processor()`` is often empty there."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def gpus() -> list[dict[str, str]]:

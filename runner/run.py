@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.costs import StepGroup
 from engine.stats import EngineStats, TimelinePoint
 from runner.config import Config, config_hash, identity
 from runner.config.sections import MlflowTracking
@@ -220,6 +221,7 @@ def _saved_stats(journal: Journal) -> EngineStats:
     if saved is None:
         return EngineStats()
     saved["timeline"] = tuple(TimelinePoint(**point) for point in saved["timeline"])
+    saved["step_groups"] = tuple(StepGroup(**group) for group in saved.get("step_groups", ()))
     return EngineStats(**saved)
 
 

@@ -44,6 +44,10 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def is_held(self, block: int) -> bool:
+        """Whether anybody has a reference to the block."""
+        return self._refs[block] > 0
+
     def share(self, block: int) -> None:
         """Take one more reference to a block found by its hash."""
         if self._refs[block] == 0:

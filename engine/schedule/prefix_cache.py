@@ -36,12 +36,19 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def publish(self, request: Request, first: int, tokens: int) -> None:
-        """Seal the request's blocks from number ``first`` on that the first ``tokens`` tokens fill."""
+    def publish(self, request: Request, tokens: int) -> None:
+        """Seal the request's blocks that its first ``tokens`` tokens fill, as far as those tokens are known."""
+        known = tokens - 1 if tokens == request.total and request.pending else tokens
         if not self.enabled:
             return
-        for number in range(first, tokens // self._block_size):
+        for number in range(request.published, known // self._block_size):
             self._pool.seal(request.blocks[number], self._hash(request, number))
+            request.published = number + 1
+
+    def prompt_hashes(self, request: Request, most: int) -> list[bytes]:
+        """Hashes of the prompt's leading full blocks, at most so many."""
+        count = min(most, len(request.prompt) // self._block_size)
+        return [self._hash(request, number) for number in range(count)]
 
     def _hash(self, request: Request, number: int) -> bytes:
         """Hash of block ``number``; a request's tokens never change, so each is computed once."""

@@ -18,12 +18,15 @@ class Status(Enum):
     FINISHED = "finished"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """One sequence to be completed. The scheduler owns every field below the first group.
 
     Prefill and decode are one thing: ``computed`` of the request's ``total`` tokens have their keys and values in the
     cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
+    ``arrival`` is the number of the step before which the request came, ``place`` its place in the order; the first
+    ``published`` of its ``blocks`` are in the prefix cache. While it waits after a preemption with swap, ``slots`` are
+    the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
 
     Args:
         index: arrival order; with ``child`` it names the request.
@@ -35,7 +38,6 @@ class Request:
         seed: of the request's noise.
         priority: lower runs first under the ``priority`` policy.
         salt: separates prefix cache entries of equal tokens.
-        leader: the sibling whose prompt blocks this request shares; it waits until they are computed.
     """
 
     index: int
@@ -47,12 +49,16 @@ class Request:
     priority: int = 0
     salt: bytes = b""
     child: int = 0
-    leader: Request | None = None
 
+    arrival: int = 0
+    place: tuple[int, ...] = ()
     output: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    published: int = 0
+    slots: list[int] = field(default_factory=list)
+    lost: int = 0
     status: Status = Status.WAITING
     cached_tokens: int = 0
     preemptions: int = 0

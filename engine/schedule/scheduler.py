@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 import heapq
+from bisect import insort
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from operator import attrgetter
 
-from engine.schedule.block_pool import BlockPool
+from engine.schedule.admission import Admission
+from engine.schedule.kv_manager import KVManager
+from engine.schedule.limits import Limits
+from engine.schedule.pacing import Pacing, StepBudget
 from engine.schedule.plan import Slice, StepPlan
-from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.policy import Order
 from engine.schedule.request import PENDING, Request, Status
-
-Key = tuple[int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one step may hold: ``max_tokens`` computed tokens and ``max_seqs`` sequences."""
-
-    max_tokens: int
-    max_seqs: int
-    blocks: int
-    block_size: int
-    chunked_prefill: bool = True
-    prefix_caching: bool = True
-    policy: Literal["fcfs", "priority"] = "fcfs"
 
 
 class Scheduler:
     """Plans steps: running requests first, then waiting ones, in the order of the policy.
 
-    When blocks run out, the running request that comes last in that order gives its blocks back and waits again; it
-    will be recomputed, from the prefix cache as far as that reaches. The request that comes first is never preempted,
-    and any request fits into the whole cache alone (``LLM`` checks that), so every request finishes.
+    When blocks run out, the running request that comes last in that order gives its blocks back and waits again. What
+    it had computed is computed anew, from the prefix cache as far as that reaches, or waits in host memory. The request
+    that comes first is never preempted, and any request fits into the whole cache alone (``LLM`` checks that), so every
+    request finishes.
 
     Steps may be launched ahead: ``advance`` books a launched plan as computed, with ``PENDING`` for the tokens that it
     draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
     turns out to end it may have been planned once too often; what that step computes for it is dropped.
 
-    Ownership: the scheduler alone changes requests and the block pool. A released block may still be written by a
-    launched step; steps run in order, so its next owner writes later.
+    A full block is published when the slice that fills it is planned: steps run in order, and within a step every layer
+    writes all keys before any query reads them, so a request that starts later in the same plan may share it already.
+
+    Ownership: the scheduler and its ``KVManager`` alone change requests.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pool = BlockPool(limits.blocks)
-        self.cache = PrefixCache(self.pool, limits.block_size, limits.prefix_caching)
-        self.running: list[Request] = []
-        self._waiting: list[tuple[Key, Request]] = []
+        self.kv = KVManager(limits)
+        self.pacing = Pacing(limits.balance, limits.max_tokens)
+        self.admission = Admission(limits) if limits.admission_control else None
+        self.running: list[Request] = []  # in their order
         self.preemptions = 0
+        self.recomputed_tokens = 0
+        self._order = Order(limits.policy, self.kv.cache)
+        self._waiting: list[tuple[tuple[int, ...], Request]] = []
+        self._step = 0
 
     @property
     def waiting(self) -> int:
@@ -63,21 +59,29 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        heapq.heappush(self._waiting, (self._key(request), request))
+        request.arrival = self._step
+        request.place = self._order.place(request)
+        self.pacing.add(request, self._step)
+        self._queue(request)
 
     def schedule(self) -> StepPlan:
         """Plan the next step; its plan is empty only when nothing is unfinished."""
-        slices, preempted = self._continue_running()
+        budget = self.pacing.budget(self._step, len(self.running))
+        slices, preempted = self._continue_running(budget)
         if not preempted:
-            slices += self._admit_waiting(self.limits.max_tokens - sum(s.stop - s.start for s in slices))
-        return StepPlan(tuple(slices))
+            slices += self._admit_waiting(budget)
+        self._step += 1
+        return StepPlan(tuple(slices), *self.kv.copies())
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
-        for part in plan.slices:
-            part.request.computed = part.stop
-            if part.samples:
-                part.request.output.append(PENDING)
+        work = 0
+        for request, _, stop, samples, _ in plan.slices:
+            work += stop - request.computed
+            request.computed = stop
+            if samples:
+                request.output.append(PENDING)
+        self.pacing.work -= work
 
     def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
@@ -87,17 +91,18 @@ class Scheduler:
             sampled: the token drawn for each slice that samples.
         """
         finished = []
-        for part in plan.slices:
-            request = part.request
+        for request, _, stop, samples, epoch in plan.slices:
             if request.status is Status.FINISHED:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
-            if part.epoch == request.preemptions:
-                request.computed = max(request.computed, part.stop)
-                self.cache.publish(request, part.start // self.limits.block_size, part.stop)
-            if part.samples:
-                produced = part.stop - len(request.prompt) + 1
-                request.output[produced - 1 :] = [sampled[request], *request.output[produced:]]
-                if self._reached_end(request, produced):
+            if epoch == request.preemptions:
+                if stop > request.computed:
+                    self._progress(request, stop)
+                if stop // self.limits.block_size > request.published:
+                    self.kv.cache.publish(request, stop)
+            if samples:
+                produced = stop - len(request.prompt) + 1
+                request.output[produced - 1 : produced] = [sampled[request]]
+                if _reached_end(request, produced):
                     finished.append(request)
         for request in finished:
             self._retire(request)
@@ -112,124 +117,137 @@ class Scheduler:
 
     def check(self) -> None:
         """Verify that blocks and requests agree; raises AssertionError."""
-        self.pool.check(request.blocks for request in self.running)
-        for request in self.running:
-            assert len(request.blocks) * self.limits.block_size >= request.computed, "computed tokens without a block"
-        assert all(not request.blocks for _, request in self._waiting), "a waiting request holds blocks"
+        waiting = [request for _, request in self._waiting]
+        self.kv.check(self.running, waiting)
+        self.pacing.check([*self.running, *waiting])
+        assert self.running == sorted(self.running, key=attrgetter("place")), "running requests are out of order"
 
-    def _continue_running(self) -> tuple[list[Slice], bool]:
+    def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
-        budget, slices, preempted = self.limits.max_tokens, [], False
-        queue = sorted(self.running, key=self._key)
-        while queue and budget > 0:
-            request = queue.pop(0)
-            if len(request.output) >= request.max_output:
+        slices, preempted, size = [], False, self.limits.block_size
+        queue = deque(self.running)
+        while queue and budget.tokens > 0:
+            request = queue.popleft()
+            produced = len(request.output)
+            if produced >= request.max_output:
                 continue  # its last token is being drawn
-            stop = min(request.total, request.computed + budget)
-            while not self._grow(request, stop):
+            total = len(request.prompt) + produced
+            if total - request.computed == 1 and total <= len(request.blocks) * size:  # it decodes, and has room
+                slices.append(Slice(request, total - 1, total, True, request.preemptions))
+                budget.take_counted()
+                continue
+            stop = min(total, request.computed + budget.grant(request, whole=False))
+            if stop == request.computed:
+                continue  # paced
+            while not self.kv.grow(request, stop):
                 victim = queue.pop() if queue else request
                 self._preempt(victim)
                 preempted = True
                 if victim is request:
                     break
             else:
-                slices.append(_slice(request, stop))
-                budget -= stop - request.computed
+                slices.append(self._plan(request, stop))
+                budget.take(stop - request.computed, counted=1)
         return slices, preempted
 
-    def _admit_waiting(self, budget: int) -> list[Slice]:
+    def _admit_waiting(self, budget: StepBudget) -> list[Slice]:
         """Slices of waiting requests that start now."""
         slices: list[Slice] = []
         deferred = []
-        while self._waiting and budget > 0 and len(self.running) < self.limits.max_seqs:
+        while self._waiting and budget.tokens > 0 and len(self.running) < self.limits.max_seqs:
             entry = heapq.heappop(self._waiting)
             request = entry[1]
-            if request.pending or self._awaits_leader(request):
+            if request.pending:
                 deferred.append(entry)
                 continue
-            if not self._start(request, budget):
+            tokens = budget.grant(request, whole=not self.limits.chunked_prefill)
+            if tokens == 0 or not self._start(request, tokens):
                 deferred.append(entry)
                 break
-            stop = min(request.total, request.computed + budget)
-            slices.append(_slice(request, stop))
-            budget -= stop - request.computed
+            stop = min(request.total, request.computed + tokens)
+            slices.append(self._plan(request, stop))
+            budget.take(stop - request.computed)
         for entry in deferred:
             heapq.heappush(self._waiting, entry)
         return slices
 
-    def _start(self, request: Request, budget: int) -> bool:
-        """Give a waiting request its cached blocks and those of its first slice; False leaves everything as it was."""
-        shared = self.cache.match(request)
-        computed = len(shared) * self.limits.block_size
-        if not self.limits.chunked_prefill and request.total - computed > budget:
+    def _plan(self, request: Request, stop: int) -> Slice:
+        """The request's slice up to ``stop``, whose blocks it has."""
+        self.kv.cache.publish(request, stop)
+        return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
+
+    def _start(self, request: Request, tokens: int) -> bool:
+        """Give a waiting request the blocks of its first slice, of at most ``tokens`` tokens, behind those that the
+        prefix cache or the host have.
+
+        False leaves everything as it was.
+        """
+        found = self.kv.cache.match(request)
+        shared = sum(self.kv.pool.is_held(block) for block in found)
+        computed = max(request.computed, len(found) * self.limits.block_size)
+        if not self.limits.chunked_prefill and request.total - computed > tokens:
             return False
-        for block in shared:
-            self.pool.share(block)
-        request.blocks = shared
-        if not self._grow(request, min(request.total, computed + budget)):
-            self.pool.release(shared)
-            request.blocks = []
+        if self.admission and self.running and not self.admission.fits(request, shared, self.kv.pool.held, self._step):
             return False
-        request.computed = computed
+        if not self.kv.begin(request, found, min(request.total, computed + tokens)):
+            return False
+        self.recomputed_tokens += max(0, request.lost - computed)
+        self._progress(request, computed)
         request.status = Status.RUNNING
         if request.preemptions == 0:
             request.cached_tokens = computed
-        self.running.append(request)
-        return True
-
-    def _grow(self, request: Request, tokens: int) -> bool:
-        """Extend the request's blocks to hold ``tokens`` tokens, if there are enough free ones."""
-        missing = -(-tokens // self.limits.block_size) - len(request.blocks)
-        if missing <= 0:
-            return True
-        blocks = self.pool.allocate(missing)
-        if blocks is None:
-            return False
-        request.blocks = request.blocks + blocks
+        self.pacing.start(request, self._step)
+        if self.admission:
+            self.admission.start(request, shared, self._step)
+        insort(self.running, request, key=attrgetter("place"))
         return True
 
     def _preempt(self, request: Request) -> None:
-        self.running.remove(request)
-        self.pool.release(request.blocks)
-        request.blocks, request.computed, request.status = [], 0, Status.WAITING
+        self._stop_running(request)
+        request.lost = request.computed
+        if not self.kv.preempt(request):
+            self._progress(request, 0)
+        request.status = Status.WAITING
         request.preemptions += 1
         self.preemptions += 1
-        self.add(request)
+        self._queue(request)
+
+    def _stop_running(self, request: Request) -> None:
+        self.running.remove(request)
+        if self.admission:
+            self.admission.stop(request)
 
     def _retire(self, request: Request) -> None:
         """End a request: its blocks go back, and a token that nobody will see is dropped."""
         if request.status is Status.RUNNING:
-            self.running.remove(request)
-            self.pool.release(request.blocks)
-            request.blocks = []
+            self._stop_running(request)
         elif request.status is Status.WAITING:
             self._waiting = [entry for entry in self._waiting if entry[1] is not request]
             heapq.heapify(self._waiting)
         if request.pending:
             request.output.pop()
         request.status = Status.FINISHED
+        self.kv.release(request)
+        self.pacing.finish(request)
+        self._order.forget(request)
+        if self.admission and request.finish_reason != "abort":
+            self.admission.learn(request)
 
-    def _reached_end(self, request: Request, produced: int) -> bool:
-        """Whether output token number ``produced`` ends the request; sets its finish reason."""
-        token = request.output[produced - 1]
-        if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
-            request.finish_reason = "stop"
-            explicit = request.params.stop_token_ids or ()
-            request.stop_reason = token if token in explicit else None
-        elif produced >= request.max_output:
-            request.finish_reason = "length"
-        return request.finish_reason is not None
+    def _progress(self, request: Request, computed: int) -> None:
+        self.pacing.work -= computed - request.computed
+        request.computed = computed
 
-    def _awaits_leader(self, request: Request) -> bool:
-        """Whether the sibling that computes the shared prompt has not done so yet."""
-        leader = request.leader
-        if leader is None or not self.cache.enabled or leader.status is Status.FINISHED:
-            return False
-        return leader.computed < len(leader.prompt)
-
-    def _key(self, request: Request) -> Key:
-        return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
+    def _queue(self, request: Request) -> None:
+        heapq.heappush(self._waiting, (request.place, request))
 
 
-def _slice(request: Request, stop: int) -> Slice:
-    return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
+def _reached_end(request: Request, produced: int) -> bool:
+    """Whether output token number ``produced`` ends the request; sets its finish reason."""
+    token = request.output[produced - 1]
+    if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
+        request.finish_reason = "stop"
+        explicit = request.params.stop_token_ids or ()
+        request.stop_reason = token if token in explicit else None
+    elif produced >= request.max_output:
+        request.finish_reason = "length"
+    return request.finish_reason is not None

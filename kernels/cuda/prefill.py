@@ -14,6 +14,11 @@ from kernels.cuda.query_rows import ONES, STAGES, attend_rows, rows_per_program
 from kernels.kv_cache import LayerCache
 
 
+def tile_tokens(heads: int, kv_heads: int, head_dim: int) -> int:
+    """Query tokens per program."""
+    return rows_per_program(head_dim) // (heads // kv_heads)
+
+
 def prefill_tiles(
     query_starts: Sequence[int], context_lens: Sequence[int], heads: int, kv_heads: int, head_dim: int
 ) -> torch.Tensor:
@@ -27,7 +32,7 @@ def prefill_tiles(
     Returns:
         [tiles, 4] int32 on the CPU: sequence, first query token, query tokens, position of the first
     """
-    tokens = rows_per_program(head_dim) // (heads // kv_heads)
+    tokens = tile_tokens(heads, kv_heads, head_dim)
     rows = []
     for i, context in enumerate(context_lens):
         start, stop = query_starts[i], query_starts[i + 1]

@@ -41,7 +41,9 @@ class NativeEngine(Section):
     block_size: int | None = None
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
-    scheduling_policy: str = "fcfs"
+    scheduling_policy: str = "longest_first"
+    enable_pacing: bool = True
+    enable_admission_control: bool = True
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     batch_invariant: bool = True

@@ -18,6 +18,7 @@ from engine import LLM, RequestOutput, SamplingParams
 
 COMPARED = 24  # requests whose outputs are compared; the rest up to 64 run beside them
 NEW_TOKENS = 5
+PREEMPT = {"admission_control": False}
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ def test_small_batches(base: LLM, cases: list[Case], alone: list[Any], limited: 
         pytest.param({}, id="batch of 64"),
         pytest.param({"max_tokens": 16, "max_seqs": 13}, id="chunks of 16"),
         pytest.param({"max_tokens": 4096, "chunked_prefill": False, "prefix_caching": False}, id="no chunks, no cache"),
-        pytest.param({"blocks": 18}, id="preemption"),
-        pytest.param({"blocks": 18, "prefix_caching": False, "max_tokens": 50}, id="preemption, recomputed in chunks"),
+        pytest.param({"blocks": 18, **PREEMPT}, id="preemption"),
+        pytest.param(
+            {"blocks": 18, "prefix_caching": False, "max_tokens": 50, **PREEMPT}, id="preemption, recomputed in chunks"
+        ),
+        pytest.param({"blocks": 18}, id="admission control"),
+        pytest.param({"blocks": 40, "policy": "prefix_grouped"}, id="prefix_grouped"),
     ],
 )
 def test_shuffled_among_64(
@@ -96,7 +101,7 @@ def test_shuffled_among_64(
     outputs = dict(zip(order, run(llm, [cases[i] for i in order]), strict=True))
     assert [outputs[i] for i in range(COMPARED)] == alone
     stats = llm.stats()
-    assert (stats.preemptions > 0) == ("blocks" in limits)
+    assert (stats.preemptions > 0) == (limits.get("admission_control") is False)
     assert (stats.cached_tokens > 0) == limits.get("prefix_caching", True)
 
 

@@ -34,7 +34,7 @@ class AheadRunner:
         for request in waiting:
             request.output[-1] = PENDING
         self.fed += len(waiting)
-        self.drawn |= {request: sample.token for request, sample in done.value.samples.items()}
+        self.drawn |= done.value.tokens
         return done
 
     def runs_ahead(self, plan: StepPlan) -> bool:
@@ -71,7 +71,13 @@ def essence(results: list[RequestOutput]) -> list[Any]:
 
 @pytest.mark.parametrize(
     "limits",
-    [{}, {"max_seqs": 3}, {"max_tokens": 16}, {"blocks": 14, "block_size": 8}, {"prefix_caching": False}],
+    [
+        {},
+        {"max_seqs": 3},
+        {"max_tokens": 16},
+        {"blocks": 14, "block_size": 8, "admission_control": False},
+        {"prefix_caching": False},
+    ],
     ids=str,
 )
 def test_nothing_changes(smol: LLM, limited: Limited, articles: list[str], limits: dict[str, Any]) -> None:
@@ -82,7 +88,7 @@ def test_nothing_changes(smol: LLM, limited: Limited, articles: list[str], limit
     assert runner.fed > 60, "steps were launched ahead"
     core = llm._open.core
     assert isinstance(core, GenerationCore)
-    assert core.scheduler.pool.held == 0
+    assert core.scheduler.kv.pool.held == 0
     core.scheduler.check()
     if "blocks" in limits:
         assert llm.stats().preemptions > 0
@@ -118,6 +124,6 @@ def test_closing_a_stream_drops_what_is_launched(smol: LLM, limited: Limited, ar
     core = llm._open.core
     assert isinstance(core, GenerationCore)
     assert core.unfinished == 0
-    assert core.scheduler.pool.held == 0
+    assert core.scheduler.kv.pool.held == 0
     again = outputs(llm, prompts, params)
     assert len(again) == len(prompts)

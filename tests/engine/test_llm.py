@@ -101,6 +101,25 @@ def test_error_in_the_source_frees_everything(smol: LLM) -> None:
     assert smol.stats().kv_blocks_used == 0
 
 
+def test_failed_step_leaves_no_block_in_the_prefix_cache_that_it_did_not_write(
+    smol: LLM, limited: Callable[..., LLM], prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = limited(smol)
+    prompt = {"prompt_token_ids": prompts[25]}
+    expected = outputs(llm, prompt, greedy())[0].outputs[0].token_ids
+    llm.reset_prefix_cache()
+
+    def fail(plan: Any) -> Any:
+        raise MemoryError("no room for the step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm._open.core.runner, "launch", fail)  # type: ignore[union-attr]
+        with pytest.raises(MemoryError):
+            outputs(llm, prompt, greedy())
+    (again,) = outputs(llm, prompt, greedy())
+    assert (again.outputs[0].token_ids, again.num_cached_tokens) == (expected, 0)
+
+
 # Engine
 
 

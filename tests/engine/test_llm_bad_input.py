@@ -105,7 +105,7 @@ def test_contradictions_between_sampling_parameters() -> None:
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization=1.5.*at most 1"),
         ({"seed": "x"}, "seed='x'.*integer"),
         ({"enable_prefix_caching": "no"}, "enable_prefix_caching='no'.*bool"),
-        ({"scheduling_policy": "lifo"}, "scheduling_policy='lifo'.*fcfs, priority"),
+        ({"scheduling_policy": "lifo"}, "scheduling_policy='lifo'.*longest_first, prefix_grouped, fcfs, priority"),
         ({"revision": "main"}, "revision='main'"),
     ],
     ids=str,

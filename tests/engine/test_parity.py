@@ -71,7 +71,7 @@ def test_chunks_of_16_tokens(limited: Callable[..., LLM], smol: LLM, prompts: li
 def test_cache_so_small_that_requests_are_preempted(
     limited: Callable[..., LLM], smol: LLM, prompts: list[Ids], expected: list[Ids], caching: bool
 ) -> None:
-    llm = limited(smol, blocks=36, prefix_caching=caching)
+    llm = limited(smol, blocks=36, prefix_caching=caching, admission_control=False)
     outputs = run(llm, prompts)
     assert token_ids(outputs) == expected
     preemptions = llm.stats().preemptions
@@ -91,6 +91,23 @@ def test_shared_prefix(
     assert token_ids(outputs) == generated(reference, family)
     assert [output.num_cached_tokens for output in outputs] == [0, 96, 96, 96] if caching else [0] * 4
     assert llm.stats().cached_tokens == (288 if caching else 0)
+
+
+def test_common_beginning_is_computed_once_within_a_step(
+    limited: Callable[..., LLM], smol: LLM, prompts: list[Ids]
+) -> None:
+    shared = (prompts[31] + prompts[30] + prompts[29])[:1000]
+    family = [shared + prompts[i] for i in range(10)]
+    params = SamplingParams(temperature=0, max_tokens=4, logprobs=2, ignore_eos=True)
+
+    def results(caching: bool) -> tuple[list[Any], int]:
+        llm = limited(smol, prefix_caching=caching, max_tokens=4096, blocks=1024)
+        outputs = run(llm, family, params)
+        return [(o.outputs[0].token_ids, o.outputs[0].logprobs) for o in outputs], llm.stats().computed_tokens
+
+    (cached, computed), (plain, everything) = results(True), results(False)
+    assert cached == plain, "to the bit"
+    assert everything - computed == 9 * (1000 // 16 * 16)
 
 
 def logprobs_of(model: Any, ids: Ids) -> torch.Tensor:

@@ -6,22 +6,21 @@ Run by hand on a machine with a GPU: ``pytest tests/gpu -m gpu``.
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.correctness import distances, engine_scores, random_prompts
 from benchmarks.gpu_workloads import SHAPES, write_model
-from engine import LLM, SamplingParams
-from engine.model.checkpoint import Checkpoint
-from engine.model.spec import DecoderSpec, read_spec
+from benchmarks.invariance import Case, Outcome, SharedWeights, Work, cases, differences, requests, unmet
+from benchmarks.reference import random_tensors
+from engine import LLM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 LAYERS = 4
-Result = list[tuple[tuple[int, ...], tuple[float, ...]]]
+LENGTH = 2048
 
 
 @pytest.fixture(scope="module", params=sorted(SHAPES))
@@ -30,104 +29,36 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_model(request.param, tmp_path_factory.mktemp("models"), num_hidden_layers=LAYERS)
 
 
-def prompts(count: int, longest: int = 600) -> list[list[int]]:
-    draw = random.Random(3)
-    shared = [draw.randrange(10, 32000) for _ in range(100)]
-    return [
-        (shared if i % 3 == 0 else []) + [draw.randrange(10, 32000) for _ in range(draw.randint(1, longest))]
-        for i in range(count)
-    ]
-
-
-def run(model: Path, work: list[list[int]], params: list[SamplingParams], **arguments: Any) -> Result:
-    options = {"dtype": "bfloat16", "max_model_len": 1024, "kv_cache_memory_bytes": 1 << 30} | arguments
-    with LLM(str(model), load_format="dummy", skip_tokenizer_init=True, **options) as llm:
-        outputs = llm.generate(work, params, use_tqdm=False)
-        if "kv_cache_memory_bytes" in arguments:
-            assert llm.stats().preemptions > 0
-    return [
-        (
-            tuple(o.outputs[0].token_ids),
-            tuple(
-                step[token].logprob
-                for step, token in zip(o.outputs[0].logprobs or (), o.outputs[0].token_ids, strict=False)
-            ),
-        )
-        for o in outputs
-    ]
-
-
-def mixed_params(count: int) -> list[SamplingParams]:
-    """Greedy and sampled requests, with and without log-probabilities."""
-    kinds = [
-        {"temperature": 0.0}, {"temperature": 0.0, "logprobs": 0}, {"temperature": 0.8, "top_p": 0.9, "logprobs": 0},
-        {"temperature": 1.0, "top_k": 40}, {"temperature": 0.7},
-    ]  # fmt: skip
-    return [SamplingParams(max_tokens=24, ignore_eos=True, seed=i, **kinds[i % len(kinds)]) for i in range(count)]
+@pytest.fixture(scope="module")
+def weights(model: Path) -> SharedWeights:
+    return SharedWeights(str(model), dtype="bfloat16", max_model_len=LENGTH, kv_cache_memory_bytes=4 << 30)
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path) -> Result:
-    """All requests in large batches, with the defaults."""
-    return run(model, prompts(96), mixed_params(96))
+def work() -> list[Work]:
+    return requests(96, longest=700, shortest_output=16)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"max_num_seqs": 1},
-        {"max_num_seqs": 3},
-        {"max_num_seqs": 16},
-        {"max_num_batched_tokens": 64},
-        {"max_num_batched_tokens": 500},
-        {"enable_prefix_caching": False},
-        {"enforce_eager": True},
-    ],
-    ids=str,
-)
-def test_tokens_and_logprobs_are_equal_to_the_bit(model: Path, expected: Result, arguments: dict[str, Any]) -> None:
-    assert run(model, prompts(96), mixed_params(96), **arguments) == expected
+@pytest.fixture(scope="module")
+def expected(weights: SharedWeights, work: list[Work]) -> Outcome:
+    """All requests together, with the defaults."""
+    return weights.run(work, Case("reference"))
 
 
-def test_order_and_preemption_change_nothing(model: Path, expected: Result) -> None:
-    spec = read_spec(json.loads((model / "config.json").read_text()))
-    assert isinstance(spec, DecoderSpec)
-    order = random.Random(1).sample(range(96), 96)
-    work, params = prompts(96), mixed_params(96)
-    tiny = 1500 * 2 * spec.kv_heads * spec.head_dim * 2 * LAYERS
-    got = run(model, [work[i] for i in order], [params[i] for i in order], kv_cache_memory_bytes=tiny)
-    assert got == [expected[i] for i in order]
+@pytest.mark.parametrize("case", cases(LENGTH), ids=lambda case: case.name)
+def test_equal_to_the_bit(weights: SharedWeights, work: list[Work], expected: Outcome, case: Case) -> None:
+    """At full depth: ``benchmarks/gpu_invariance.py``."""
+    got = weights.run(work, case)
+    found = differences(got, expected, case)
+    assert (found["tokens_differ"], found["logprobs_differ"]) == (0, 0)
+    assert unmet(got, case) is None
 
 
 def test_logits_against_float32(model: Path) -> None:
-    """The bf16 model's log-probabilities are as near to transformers' in float32 as transformers' own bf16 ones."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    """As near to transformers' float32 as transformers' own bf16; at full depth: ``benchmarks/gpu_correctness.py``."""
+    with LLM(str(model), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=512) as llm:
+        scored = engine_scores(llm, random_prompts(6, 300), 16)
     config = json.loads((model / "config.json").read_text())
     device = torch.device("cuda")
-    work = prompts(4, 200)
-    distances = {}
-    reference: list[torch.Tensor] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        hf = LlamaForCausalLM(LlamaConfig(**config)).to(device, dtype)
-        checkpoint = Checkpoint(None, torch.bfloat16, device)
-        hf.load_state_dict({n: checkpoint.take(n, *p.shape).to(dtype) for n, p in hf.named_parameters()}, strict=False)
-        with torch.inference_mode():
-            values = [hf(torch.tensor([ids], device=device)).logits[0].float().log_softmax(-1) for ids in work]
-        if dtype is torch.float32:
-            reference = values
-        else:
-            distances["transformers"] = max((a - b).abs().mean().item() for a, b in zip(values, reference, strict=True))
-        del hf
-    scored = LLM(str(model), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=512)
-    with scored as llm:
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-        outputs = llm.generate(work, params, use_tqdm=False)
-    ours, theirs = [], []
-    for output, ids, values in zip(outputs, work, reference, strict=True):
-        for position in range(1, len(ids)):
-            ours.append(output.prompt_logprobs[position][ids[position]].logprob)  # type: ignore[index]
-            theirs.append(values[position - 1, ids[position]].item())
-    distance = (torch.tensor(ours) - torch.tensor(theirs)).abs().mean().item()
-    print(f"mean distance to float32: ours {distance:.4f}, transformers bf16 {distances['transformers']:.4f}")
-    assert distance < 1.5 * distances["transformers"]
+    for part, values in distances(config, random_tensors(device), scored, device).items():
+        assert values["engine_mean"] < 1.5 * values["transformers_bf16_mean"], (part, values)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from engine.params import SamplingParams
+from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
-from engine.schedule.scheduler import Limits, Scheduler
+from engine.schedule.scheduler import Scheduler
 
 STOP = 0
+IGNORE = SamplingParams(ignore_eos=True)
 
 
 def limits(**changes: Any) -> Limits:

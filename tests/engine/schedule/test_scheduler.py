@@ -8,7 +8,7 @@ import pytest
 
 from engine.params import SamplingParams
 from engine.schedule.scheduler import Scheduler
-from tests.engine.schedule.steps import limits, request, run, spans, step
+from tests.engine.schedule.steps import IGNORE, limits, request, run, spans, step
 
 
 def test_one_budget_serves_running_requests_first_then_prompts_in_chunks() -> None:
@@ -36,6 +36,23 @@ def test_priority_runs_lower_numbers_first_and_fcfs_ignores_them() -> None:
         for index in range(3):
             scheduler.add(request(index, [index + 1], 1, priority=-index))
         assert [spans(plan)[0][0] for plan in run(scheduler)] == expected
+
+
+def test_longest_first_runs_longer_bounds_first_and_lets_nobody_starve() -> None:
+    scheduler = Scheduler(limits(max_seqs=1, policy="longest_first"))
+    for index, bound in enumerate((3, 7, 7, 5)):
+        scheduler.add(request(index, [index + 1], bound, params=IGNORE))
+    order = [spans(plan)[0][0] for plan in run(scheduler)]
+    assert list(dict.fromkeys(order)) == [1, 2, 3, 0]
+    patient = request(10, [1], 1)
+    scheduler.add(patient)
+    for index in range(11, 40):  # a longer one every four steps
+        scheduler.add(request(index, [1], 4))
+        for _ in range(4):
+            step(scheduler)
+        if patient.output:
+            break
+    assert index < 14
 
 
 def test_late_urgent_request_preempts_the_least_urgent_when_blocks_run_out() -> None:
@@ -104,26 +121,41 @@ def test_prefix_caching_off_shares_nothing() -> None:
         assert spans(step(scheduler)) == [(index, 0, 0, 12)]
 
 
-def test_siblings_wait_for_their_leader_and_share_its_blocks() -> None:
+def test_siblings_start_behind_the_first_and_share_its_blocks() -> None:
     scheduler = Scheduler(limits(max_tokens=8))
-    leader = request(0, [1] * 12)
-    children = [request(0, [1] * 12, child=child, leader=leader) for child in (1, 2)]
-    for one in (leader, *children, request(1, [7] * 4)):
+    first, *others = (request(0, [1] * 12, child=child) for child in range(3))
+    for one in (first, *others, request(1, [7] * 4)):
         scheduler.add(one)
     assert spans(step(scheduler)) == [(0, 0, 0, 8)]
-    assert spans(step(scheduler)) == [(0, 0, 8, 12), (1, 0, 0, 4)]
-    assert spans(step(scheduler)) == [(0, 0, 12, 13), (1, 0, 4, 5), (0, 1, 8, 12), (0, 2, 8, 10)]
-    assert leader.blocks[:2] == children[0].blocks[:2] == children[1].blocks[:2]
+    assert spans(step(scheduler)) == [(0, 0, 8, 12), (0, 1, 8, 12)]
+    assert spans(step(scheduler)) == [(0, 0, 12, 13), (0, 1, 12, 13), (0, 2, 8, 12), (1, 0, 0, 2)]
+    assert first.blocks[:2] == others[0].blocks[:2] == others[1].blocks[:2]
 
 
-def test_siblings_of_an_aborted_leader_start() -> None:
+def test_one_plan_computes_a_common_beginning_once() -> None:
+    scheduler = Scheduler(limits(max_tokens=8192, max_seqs=16, blocks=1024))
+    shared = [index % 50 for index in range(1000)]
+    for index in range(10):
+        scheduler.add(request(index, [*shared, 100 + index, 5], 3))
+    assert spans(step(scheduler)) == [(0, 0, 0, 1002), *((index, 0, 1000, 1002) for index in range(1, 10))]
+    assert sum(plan.tokens for plan in run(scheduler)) <= 10 * 2
+
+
+def test_blocks_with_tokens_that_are_still_drawn_are_published_later() -> None:
     scheduler = Scheduler(limits())
-    leader = request(0, [1] * 12)
-    child = request(0, [1] * 12, child=1, leader=leader)
-    scheduler.add(leader)
-    scheduler.add(child)
-    scheduler.finish(leader, "abort")
-    assert spans(scheduler.schedule()) == [(0, 1, 0, 12)]
+    one = request(0, [5] * 7, 9)
+    scheduler.add(one)
+    first = scheduler.schedule()
+    scheduler.advance(first)
+    second = scheduler.schedule()  # fills the second block with a token that nobody knows yet
+    scheduler.advance(second)
+    assert one.published == 1
+    scheduler.update(first, {one: 3})
+    scheduler.update(second, {one: 4})
+    assert one.published == 2
+    twin = request(1, [5] * 7 + [3, 9], 1)
+    scheduler.add(twin)
+    assert (1, 0, 8, 9) in spans(scheduler.schedule())
 
 
 def test_finish_while_a_step_is_computed_drops_its_result() -> None:
@@ -134,7 +166,7 @@ def test_finish_while_a_step_is_computed_drops_its_result() -> None:
     scheduler.finish(one, "stop", "x")
     assert scheduler.update(plan, {one: 3}) == []
     assert (one.output, one.finish_reason, one.stop_reason) == ([], "stop", "x")
-    assert scheduler.pool.held == 0
+    assert scheduler.kv.pool.held == 0
     scheduler.finish(one, "abort")
     assert one.finish_reason == "stop", "the first reason stays"
 

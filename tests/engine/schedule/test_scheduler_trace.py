@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.params import SamplingParams
-from engine.schedule.plan import StepPlan
+from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.device import Device
 from tests.engine.schedule.steps import STOP, limits, next_token, request
 
 LONGEST = 24  # tokens of prompt and output together
@@ -30,18 +31,26 @@ class SchedulerTrace(RuleBasedStateMachine):
         max_seqs=st.integers(1, 5),
         chunked=st.booleans(),
         caching=st.booleans(),
-        policy=st.sampled_from(["fcfs", "priority"]),
+        policy=st.sampled_from(["fcfs", "priority", "longest_first", "prefix_grouped"]),
+        balance=st.sampled_from([0, 0, 1]),
+        admission=st.booleans(),
+        slots=st.sampled_from([0, 0, 3, 50]),
     )
-    def start(self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, policy: Any) -> None:
+    def start(self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, **more: Any) -> None:
         self.limits = limits(
             max_tokens=max_tokens if chunked else max(max_tokens, LONGEST),
             max_seqs=max_seqs,
             blocks=blocks,
             chunked_prefill=chunked,
             prefix_caching=caching,
-            policy=policy,
+            policy=more["policy"],
+            balance=more["balance"],
+            admission_control=more["admission"],
+            swap_slots=more["slots"],
         )
+        self.device = Device(self.limits.block_size)
         self.scheduler = Scheduler(self.limits)
+        self.scheduler.pacing.multiple = 4
         self.requests: list[Request] = []
         self.content: dict[int, tuple[bytes, tuple[int, ...]]] = {}
         self.index = 0
@@ -57,20 +66,17 @@ class SchedulerTrace(RuleBasedStateMachine):
     def add(
         self, prompt: list[int], outputs: int, children: int, priority: int, salt: bytes, scored: int | None
     ) -> None:
-        leader = None
         for child in range(children):
             new = request(
                 self.index,
                 prompt,
                 outputs,
                 child=child,
-                leader=leader,
                 priority=priority,
                 salt=salt,
                 stop_ids=frozenset({STOP}),
                 params=SamplingParams(prompt_logprobs=scored),
             )
-            leader = leader or new
             self.requests.append(new)
             self.scheduler.add(new)
         self.index += 1
@@ -86,17 +92,23 @@ class SchedulerTrace(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        running, waiting = list(self.scheduler.running), self.waiting()
-        most = {request: self.matched(request) for request in waiting}
+        running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
+        held = {request: request.computed for request in waiting}  # in host memory
         before, lacks_room = self.scheduler.preemptions, self.lacks_room()
         plan = self.scheduler.schedule()
+        self.back = plan.swap_in
         self.check_budget(plan)
         self.drop_reused()
-        self.check_start(plan, most)
-        assert (self.scheduler.preemptions > before) == lacks_room, "preemption exactly when blocks run out"
+        self.check_order(plan, waiting)
+        starting = [part.request for part in plan.slices if part.request in waiting]
+        if not self.limits.balance:
+            assert (self.scheduler.preemptions > before) == lacks_room, "preemption exactly when blocks run out"
         self.check_preemption(running, self.scheduler.preemptions - before, plan)
+        self.device.execute(plan)
         for part in plan.slices:
-            self.write(part.request, part.start, part.stop)
+            if part.request in waiting:
+                self.check_start(part, known, held[part.request])
+            known |= self.write(part, starting)
         ends = {part.request: len(part.request.output) for part in plan.slices if part.samples}
         drawn = {request: next_token(request) for request in ends}
         finished = self.scheduler.update(plan, drawn)
@@ -108,8 +120,11 @@ class SchedulerTrace(RuleBasedStateMachine):
     def waiting(self) -> list[Request]:
         return sorted((r for r in self.requests if r.status is Status.WAITING), key=self.order)
 
-    def order(self, request: Request) -> tuple[int, int, int]:
-        return (request.priority if self.limits.policy == "priority" else 0, request.index, request.child)
+    def order(self, request: Request) -> tuple[int, ...]:
+        if self.limits.policy == "prefix_grouped":
+            return request.place
+        places = {"fcfs": 0, "priority": request.priority, "longest_first": request.arrival - request.max_output}
+        return (places[self.limits.policy], request.index, request.child)
 
     def check_budget(self, plan: StepPlan) -> None:
         assert plan.tokens <= self.limits.max_tokens
@@ -119,38 +134,28 @@ class SchedulerTrace(RuleBasedStateMachine):
             assert part.request.computed == part.start < part.stop <= part.request.total
             assert len(part.request.blocks) * self.limits.block_size >= part.stop
 
-    def check_start(self, plan: StepPlan, most: dict[Request, int]) -> None:
-        """Waiting requests start in the order of the policy; only siblings of an unready leader are passed over.
+    def check_order(self, plan: StepPlan, waiting: list[Request]) -> None:
+        """Waiting requests start in the order of the policy, and none is passed over."""
+        started = [part.request for part in plan.slices if part.request in waiting]
+        assert started == waiting[: len(started)]
 
-        ``most`` is what each could find before the step. Requests that started earlier in the step may have taken
-        blocks of that, so it found at least what is there after the step.
+    def check_start(self, part: Slice, known: set[tuple[bytes, tuple[int, ...]]], held: int) -> None:
+        """A request that starts takes what blocks hold now, or will when the slices before its own are computed.
+
+        ``known`` are all prefixes that were there before the step or that those slices write; requests that started in
+        between may have taken blocks of them, so it found at least what is still there. ``held`` tokens were in host
+        memory.
         """
-        waiting = list(most)
-        started = [part for part in plan.slices if part.request in most]
-        assert [part.request for part in started] == sorted((part.request for part in started), key=self.order)
-        if started:
-            last = self.order(started[-1].request)
-            passed = [r for r in waiting if self.order(r) < last and r.status is Status.WAITING]
-            assert all(self.awaits_leader(r) for r in passed)
-        for part in started:
-            assert not self.awaits_leader(part.request)
-            assert self.matched(part.request) <= part.start <= most[part.request]
-            if part is started[0] and len(plan.slices) == 1:
-                assert part.start == most[part.request]
-            if not self.limits.chunked_prefill:
-                assert part.stop == part.request.total
+        least = max(held, self.matched(part.request, set(self.content.values())))
+        assert least <= part.start <= max(held, self.matched(part.request, known))
+        if not self.limits.chunked_prefill:
+            assert part.stop == part.request.total
 
-    def awaits_leader(self, request: Request) -> bool:
-        leader = request.leader
-        if leader is None or not self.limits.prefix_caching or leader.status is Status.FINISHED:
-            return False
-        return leader.computed < len(leader.prompt)
-
-    def matched(self, request: Request) -> int:
+    def matched(self, request: Request, known: set[tuple[bytes, tuple[int, ...]]]) -> int:
         """How many of the request's leading tokens are in blocks, the last token aside."""
         if not self.limits.prefix_caching or request.params.prompt_logprobs is not None:
             return 0
-        found, known = 0, set(self.content.values())
+        found = 0
         for stop in range(self.limits.block_size, request.total, self.limits.block_size):
             if (request.salt, tuple(request.tokens(0, stop))) not in known:
                 break
@@ -165,7 +170,11 @@ class SchedulerTrace(RuleBasedStateMachine):
         kept = [request for request in running if request.status is Status.RUNNING]
         assert all(self.order(k) < self.order(g) for k in kept for g in gone), "the last in order go first"
         assert all(part.request in kept for part in plan.slices), "nobody starts in a step that preempts"
-        assert all(not request.blocks and request.computed == 0 for request in gone)
+        assert all(not request.blocks for request in gone)
+        for one in gone:
+            kept = len(one.slots) * self.limits.block_size
+            assert kept >= one.computed > kept - self.limits.block_size or one.computed == kept == 0
+        assert self.limits.swap_slots or not any(request.slots for request in gone)
 
     def lacks_room(self) -> bool:
         """Whether the running requests' next slices need more blocks than are free."""
@@ -174,19 +183,30 @@ class SchedulerTrace(RuleBasedStateMachine):
             stop = min(one.total, one.computed + budget)
             budget -= stop - one.computed
             missing += max(0, -(-stop // self.limits.block_size) - len(one.blocks))
-        return missing > self.scheduler.pool.free
+        return missing > self.scheduler.kv.pool.free
 
-    def write(self, request: Request, start: int, stop: int) -> None:
-        """The step computes tokens ``start`` to ``stop``: full blocks now hold them, others nothing that is known."""
-        size = self.limits.block_size
-        for number in range(start // size, -(-stop // size)):
+    def write(self, part: Slice, starting: list[Request]) -> set[tuple[bytes, tuple[int, ...]]]:
+        """The step computes the slice: its full blocks now hold those tokens, others nothing that is known.
+
+        Returns the prefixes of the full ones, which requests that start in the same step may share.
+        """
+        request, stop = part.request, part.stop
+        size, written = self.limits.block_size, set()
+        back = [block for block, _ in self.back if block in request.blocks]  # came back from the host
+        first = request.blocks.index(back[0]) if back else part.start // size
+        for number in range(first, -(-stop // size)):
             block = request.blocks[number]
-            shared = [r for r in self.scheduler.running if r is not request and block in r.blocks]
-            assert not shared, "a block that is written is nobody else's"
+            others = [r for r in self.scheduler.running if r is not request and block in r.blocks]
+            full = (number + 1) * size <= stop
+            reads = all(r in starting and r.computed >= (number + 1) * size for r in others)
+            assert not others or (full and reads), "a block is written by one only, and read from the next slice on"
             self.content.pop(block, None)
             prefix = (request.salt, tuple(request.tokens(0, (number + 1) * size)))
-            if (number + 1) * size <= stop and prefix not in self.content.values():
-                self.content[block] = prefix  # the first block with a prefix is the one that is found
+            if full:
+                written.add(prefix)
+                if prefix not in self.content.values():
+                    self.content[block] = prefix  # the first block with a prefix is the one that is found
+        return written
 
     def check_end(self, ends: dict[Request, int], drawn: dict[Request, int], finished: list[Request]) -> None:
         for one, produced in ends.items():
@@ -223,7 +243,7 @@ class SchedulerTrace(RuleBasedStateMachine):
             self.step()
             self.consistent()
         assert not self.alive(), "every request finishes"
-        assert self.scheduler.pool.held == 0, "no block leaks"
+        assert self.scheduler.kv.pool.held == self.scheduler.kv.slots.held == 0, "no block leaks"
 
 
 TestSchedulerTrace = SchedulerTrace.TestCase

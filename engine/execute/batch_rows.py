@@ -1,0 +1,112 @@
+"""Rows of per-request state on the device: a step sends only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.params import SamplingParams
+from engine.schedule.plan import Slice
+from engine.schedule.request import Request, Status
+from kernels.step_inputs import RequestRows
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Row:
+    """A running request's row: blocks of it that the device knows, and the position of the token drawn there last."""
+
+    number: int
+    epoch: int
+    sent: int = 0
+    fed: int = -1
+
+
+class BatchRows:
+    """Block tables, tokens drawn last and sampling parameters: a row per running request.
+
+    A request holds a row from its first step until it no longer runs. The last row, ``padding``, belongs to nobody: it
+    pads batches, and samples greedily.
+    """
+
+    def __init__(self, max_seqs: int, width: int, device: torch.device) -> None:
+        """Rows for ``max_seqs`` requests of at most ``width`` blocks each."""
+        self.device = device
+        self.padding = max_seqs
+        self.state = RequestRows(
+            tables=torch.zeros(max_seqs + 1, width, dtype=torch.int32, device=device),
+            last=torch.zeros(max_seqs + 1, dtype=torch.int64, device=device),
+            seeds=torch.zeros(max_seqs + 1, dtype=torch.int64, device=device),
+            top_k=torch.zeros(max_seqs + 1, dtype=torch.int32, device=device),
+            floats=torch.zeros(3, max_seqs + 1, device=device),
+        )
+        self.slow: set[Request] = set()  # those with rows that ask for more than the fused draw gives
+        self.filtering: set[Request] = set()  # those that leave tokens out
+        self._rows: dict[Request, Row] = {}
+        self._free = list(range(max_seqs - 1, -1, -1))
+
+    def __getitem__(self, request: Request) -> Row:
+        return self._rows[request]
+
+    def follow(self, slices: Sequence[Slice]) -> None:
+        """Take rows back from requests that no longer run, give new ones out, and send what the device lacks."""
+        rows = self._rows
+        unknown = [part for part in slices if part.request not in rows or rows[part.request].epoch != part.epoch]
+        if unknown or len(rows) != len(slices):
+            self._take_back()
+        new = []
+        for part in unknown:
+            row = rows[part.request] = Row(self._free.pop(), part.epoch)
+            new.append((row.number, part.request))
+            if asks_for_more(part.request.params):
+                self.slow.add(part.request)
+            if filters(part.request.params):
+                self.filtering.add(part.request)
+        cells: list[tuple[int, int, int]] = []
+        for part in slices:
+            row, blocks = rows[part.request], part.request.blocks
+            if row.sent < len(blocks):
+                cells += [(row.number, n, blocks[n]) for n in range(row.sent, len(blocks))]
+                row.sent = len(blocks)
+        if new:
+            self._send_parameters(new)
+        if cells:
+            where = to_device(np.array(cells, np.int32).T, self.device)
+            self.state.tables[where[0], where[1]] = where[2]
+
+    def _take_back(self) -> None:
+        for request, row in list(self._rows.items()):
+            if request.status is not Status.RUNNING or request.preemptions != row.epoch:
+                self._free.append(self._rows.pop(request).number)
+                self.slow.discard(request)
+                self.filtering.discard(request)
+
+    def _send_parameters(self, new: Sequence[tuple[int, Request]]) -> None:
+        params = [request.params for _, request in new]
+        ints = np.array([(n, r.seed, max(r.params.top_k, 0)) for n, r in new], np.int64).T
+        floats = np.array([(p.temperature, p.top_p, p.min_p) for p in params], np.float32).T
+        numbers, seeds, top_k = to_device(ints, self.device)
+        self.state.seeds[numbers] = seeds
+        self.state.top_k[numbers] = top_k.int()
+        self.state.floats[:, numbers] = to_device(floats, self.device)
+
+
+def asks_for_more(params: SamplingParams) -> bool:
+    """Whether a request needs more than the fused draw: log-probabilities, penalties, masked stops."""
+    return params.logprobs is not None or params.has_penalties or params.min_tokens > 0
+
+
+def filters(params: SamplingParams) -> bool:
+    """Whether a request leaves tokens out; the draw itself is the same either way."""
+    return not params.greedy and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
+
+
+def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """Copy a host array without waiting for it: pinned, in the order of the stream."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

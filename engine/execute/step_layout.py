@@ -1,0 +1,179 @@
+"""How the tokens of a step lie in its tensors, and the numbers that tell the device so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.execute.batch_rows import BatchRows
+from engine.schedule.plan import Slice
+from kernels.cuda.prefill import prefill_tiles, tile_tokens
+
+Ints = npt.NDArray[np.int32]
+BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
+DRAWN = -1  # in place of a token id: the token that the device drew last for the row
+NOTHING = -1  # in place of a token's number: the row draws nothing
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Sizes of a step's tensors, padding included; one graph is captured for each.
+
+    ``rows``: sequences that draw a token; no more than those decode, and they come first among the tokens. ``tiles``:
+    programs of prefill attention, 0 where the step only decodes, so that every token is a row. ``filtered``: some row
+    has top_k, top_p or min_p. ``shared``: some decoding sequences share leading blocks.
+    """
+
+    tokens: int
+    rows: int
+    tiles: int
+    filtered: bool
+    shared: bool = False
+
+    @property
+    def sections(self) -> dict[str, int]:
+        """Length of each input, in the order in which they lie in one buffer of int32."""
+        tokens = {"positions": self.tokens, "owners": self.tokens}
+        if not self.tiles:
+            return tokens
+        return tokens | {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": 4 * self.tiles}
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """A step on the host: its shape, its numbers [sum of the sections], and whose token each row draws."""
+
+    shape: StepShape
+    numbers: Ints
+    sampling: Sequence[Slice]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The model's attention heads: they decide how many tokens one program of prefill attention takes."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def lay_out(
+    decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry, padded: bool
+) -> StepLayout:
+    """Decoding sequences first, each with the token drawn last, then the slices of prompts.
+
+    Args:
+        decoding: slices of one token that the device drew.
+        others: slices whose tokens the host knows.
+        rows: where the requests' state is.
+        geometry: of the model.
+        padded: round sizes up to those that are captured.
+    """
+    sampling = [*decoding, *(part for part in others if part.samples)]
+    filtered = bool(rows.filtering) and any(part.request in rows.filtering for part in sampling)
+    if not others:
+        size = bucket_of(len(decoding)) if padded else len(decoding)
+        shape = StepShape(size, size, 0, filtered)
+        numbers = _padding(shape, rows.padding)
+        _fill_tokens(named(numbers, shape), decoding, rows)
+        return StepLayout(shape, numbers, sampling)
+    tiles = _tiles(decoding, others, rows, geometry)
+    shape = _mixed_shape(decoding, others, len(sampling), len(tiles), filtered, geometry, padded)
+    numbers = _padding(shape, rows.padding)
+    inputs = named(numbers, shape)
+    _fill_tokens(inputs, [*decoding, *others], rows)
+    _fill_prompts(inputs, decoding, others)
+    inputs["tiles"][: tiles.size] = tiles.reshape(-1)
+    return StepLayout(shape, numbers, sampling)
+
+
+def named(numbers: Ints, shape: StepShape) -> dict[str, Ints]:
+    """Views of a step's numbers by name."""
+    stops = np.cumsum(list(shape.sections.values()))[:-1]
+    return dict(zip(shape.sections, np.split(numbers, stops), strict=True))
+
+
+def sections(numbers: torch.Tensor, shape: StepShape) -> dict[str, torch.Tensor]:
+    """The same on the device: numbers [sum of the sections] int32."""
+    lengths = shape.sections
+    return dict(zip(lengths, numbers.split(list(lengths.values())), strict=True))
+
+
+def bucket_of(count: int) -> int:
+    """The captured step size that serves ``count`` tokens.
+
+    Up to 16 rows our own products serve. Beyond, sizes are those at which cuBLAS was not slower than at the next
+    greater one (docs/performance.md): a padded row costs less than an odd shape, and fewer graphs are captured.
+    """
+    return next((size for size in BUCKETS if count <= size), -(-count // 256) * 256)
+
+
+def row_bucket(count: int) -> int:
+    """The captured number of rows beside prompts: none, or at least 16."""
+    return bucket_of(max(count, 16)) if count else 0
+
+
+def _mixed_shape(
+    decoding: Sequence[Slice], others: Sequence[Slice], rows: int, tiles: int, filtered: bool,
+    geometry: Geometry, padded: bool,
+) -> StepShape:  # fmt: skip
+    tokens = len(decoding) + sum(part.stop - part.start for part in others)
+    if padded:
+        tokens = bucket_of(tokens)
+        few = tokens // tile_tokens(geometry.heads, geometry.kv_heads, geometry.head_dim) + 16
+        rows, tiles = min(row_bucket(rows), tokens), few if tiles <= few else tokens
+    return StepShape(tokens, rows, tiles, filtered)
+
+
+def _padding(shape: StepShape, row: int) -> Ints:
+    """The numbers of a step without a token: nobody's row, no programs, no ends."""
+    numbers = np.zeros(sum(shape.sections.values()), np.int32)
+    inputs = named(numbers, shape)
+    inputs["owners"][:] = row
+    if shape.tiles:
+        inputs["ends"][:] = NOTHING
+    return numbers
+
+
+def _fill_tokens(inputs: dict[str, Ints], parts: Sequence[Slice], rows: BatchRows) -> None:
+    """Each token's position, and its request's row."""
+    if all(part.stop - part.start == 1 for part in parts):
+        inputs["positions"][: len(parts)] = [part.start for part in parts]
+        inputs["owners"][: len(parts)] = [rows[part.request].number for part in parts]
+        return
+    at = 0
+    for part in parts:
+        length = part.stop - part.start
+        inputs["positions"][at : at + length] = np.arange(part.start, part.stop)
+        inputs["owners"][at : at + length] = rows[part.request].number
+        at += length
+
+
+def _fill_prompts(inputs: dict[str, Ints], decoding: Sequence[Slice], others: Sequence[Slice]) -> None:
+    """Tokens that the host knows, and where the tokens stand that the next ones are drawn from."""
+    at = len(decoding)
+    inputs["decoding"][0] = at
+    inputs["ids"][:at] = DRAWN
+    inputs["ends"][:at] = np.arange(at)
+    row = at
+    for part in others:
+        length = part.stop - part.start
+        inputs["ids"][at : at + length] = part.request.tokens(part.start, part.stop)
+        at += length
+        if part.samples:
+            inputs["ends"][row] = at - 1
+            row += 1
+
+
+def _tiles(decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry) -> Ints:
+    """Programs of prefill attention, [tiles, 4]: row of the block tables, first token, tokens, position."""
+    starts = np.cumsum([len(decoding), *(part.stop - part.start for part in others)]).tolist()
+    stops = [part.stop for part in others]
+    tiles: Ints = prefill_tiles(starts, stops, geometry.heads, geometry.kv_heads, geometry.head_dim).numpy()
+    numbers = np.array([rows[part.request].number for part in others], np.int32)
+    tiles[:, 0] = numbers[tiles[:, 0]]
+    return tiles

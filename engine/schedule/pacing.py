@@ -1,0 +1,138 @@
+"""How many tokens a step should hold, so that the steps of long outputs are not left half empty at the end."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.schedule.request import Request, Status
+
+ROUND = 64  # paced steps are multiples of this, so that few step sizes occur
+
+
+@dataclass
+class StepBudget:
+    """What is left of a step: ``tokens`` for everybody, at most ``paced`` of them for prompts that can wait."""
+
+    tokens: int
+    paced: int
+    horizon: int
+    least: int = ROUND
+    planned: bool = False
+
+    def grant(self, request: Request, whole: bool) -> int:
+        """Tokens that the request may compute now; ``whole`` prompts are not cut to what is left of the pace."""
+        if request.total - request.computed == 1 or remaining(request) >= self.horizon:
+            return self.tokens
+        paced = self.paced if self.planned else max(self.paced, self.least)  # a step with work to do computes something
+        if whole:
+            return self.tokens if paced > 0 else 0
+        return max(0, min(self.tokens, paced))
+
+    def take_counted(self) -> None:
+        """A slice of one token is planned, which is taken off the pace already."""
+        self.tokens -= 1
+        self.planned = True
+
+    def take(self, tokens: int, counted: int = 0) -> None:
+        """A slice is planned; ``counted`` of its tokens are taken off the pace already."""
+        self.tokens -= tokens
+        self.paced -= tokens - counted
+        self.planned = True
+
+
+class Pacing:
+    """Spreads the prompts over the steps that the longest output needs anyway.
+
+    A step reads all weights, whether for one token or for a hundred; from about ``balance`` tokens on its time grows
+    with their number instead. So its time is a convex function of its tokens. A request that may still write ``r``
+    tokens needs ``r`` more steps, whatever else happens; let the *horizon* be the greatest such ``r``. The horizon's
+    steps have to be run, and the ``work`` - all tokens still to compute, by their bounds - has to be put into them: by
+    Jensen's inequality it costs least when every step holds the same share, ``work / horizon`` tokens. Starting all
+    prompts at once instead fills the first steps, and leaves the last ones to a few long outputs.
+
+    Bounds may overstate: outputs end at a stop token. A share below ``balance`` would then have slowed every step for a
+    horizon that never comes, so a step gets at least ``balance`` tokens, where a token costs little more than in the
+    largest step, and whatever the bounds say is lost by no more than that.
+
+    A request that could outlast the horizon is *urgent*: it starts at once. With equal bounds every request is urgent,
+    and nothing is paced.
+
+    Positions in time are step numbers. ``horizon`` amortises to O(log n) a step; its heap forgets finished requests
+    lazily. A request that waited, or whose prompt took steps, ends later than its entry says: entries are put right
+    when they reach the top, so that the horizon is exact for the request on top and never too short for one that
+    started in time.
+    """
+
+    def __init__(self, balance: int, most: int, multiple: int = ROUND) -> None:
+        """Take the step size to keep, ``balance`` tokens (0: pace nothing), and the largest step, ``most`` tokens.
+
+        Paced steps are multiples of ``multiple`` tokens.
+        """
+        self.balance = balance
+        self.most = most
+        self.multiple = multiple
+        self.work = 0
+        self._ends: list[tuple[int, int, int, Request]] = []  # minus the last step's number, what names the request
+        self._unfinished = 0
+
+    def add(self, request: Request, now: int) -> None:
+        """A request arrived."""
+        self.work += bound(request)
+        self._unfinished += 1
+        self._push(request, now)
+
+    def start(self, request: Request, now: int) -> None:
+        """A request starts, later than it arrived perhaps."""
+        if request.arrival != now:
+            self._push(request, now)
+
+    def finish(self, request: Request) -> None:
+        """A request ended: what it had left will not be computed."""
+        self.work -= bound(request) - request.computed
+        self._unfinished -= 1
+        if len(self._ends) > 4 * self._unfinished + ROUND:
+            self._ends = [entry for entry in self._ends if entry[-1].status is not Status.FINISHED]
+            heapq.heapify(self._ends)
+
+    def horizon(self, now: int) -> int:
+        """Steps that the unfinished requests need at least; 0 without any."""
+        while self._ends:
+            end, _, _, request = self._ends[0]
+            if request.status is Status.FINISHED:
+                heapq.heappop(self._ends)
+            elif -end < now + remaining(request):
+                heapq.heapreplace(self._ends, self._entry(request, now))
+            else:
+                return -end - now
+        return 0
+
+    def budget(self, now: int, running: int) -> StepBudget:
+        """What step ``now`` may hold, with ``running`` requests that take a token each."""
+        if not self.balance:
+            return StepBudget(self.most, self.most, 0)
+        horizon = self.horizon(now)
+        share = max(self.balance, -(-self.work // max(1, horizon)))
+        paced = -(-share // self.multiple) * self.multiple
+        return StepBudget(self.most, paced - running, horizon, self.multiple)
+
+    def check(self, unfinished: Iterable[Request]) -> None:
+        """Verify the count of the work; raises AssertionError."""
+        assert self.work == sum(bound(request) - request.computed for request in unfinished), "work is miscounted"
+
+    def _push(self, request: Request, now: int) -> None:
+        heapq.heappush(self._ends, self._entry(request, now))
+
+    def _entry(self, request: Request, now: int) -> tuple[int, int, int, Request]:
+        return (-(now + remaining(request)), request.index, request.child, request)
+
+
+def bound(request: Request) -> int:
+    """Most tokens that the request will ever compute, once each; the last one drawn is not."""
+    return len(request.prompt) + request.max_output - 1
+
+
+def remaining(request: Request) -> int:
+    """Most tokens that the request may still write, hence steps that it may still need."""
+    return request.max_output - len(request.output)
