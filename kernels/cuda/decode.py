@@ -21,7 +21,6 @@ from kernels.cuda.paged import paged_keys
 from kernels.cuda.softmax import load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
 from kernels.kv_cache import LayerCache
 
-STAGES = 3
 ONES = 16  # rows of the block of ones that sums the denominator; all come out equal
 
 
@@ -33,15 +32,15 @@ def query_rows(group: int) -> int:
     return max(8, int(triton.next_power_of_2(group)))
 
 
-def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int]:
-    """(warps per program, programs per multiprocessor), from measurements on an H200; results do not depend on it."""
+def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int, int]:
+    """(warps per program, programs per multiprocessor, stages of its loop), measured on an H200; results are the same."""
     if head_dim > 128:
-        return 4, 1
+        return 4, 1, 3
     if rows > 8:
-        return 4, 5 if head_dim <= 64 else 2
+        return 4, 5 if head_dim <= 64 else 2, 3
     if head_dim <= 64:
-        return 2, 6
-    return (4, 4) if copied else (2, 8)
+        return 2, 6, 3
+    return (4, 4, 4) if copied else (2, 8, 3)
 
 
 @triton.jit
@@ -199,13 +198,13 @@ def decode_attention(
     group = heads // kv_heads
     rows, early = query_rows(group), launch_arguments(starts_early(query.device))
     paged = paged_keys(query, cache, scale, softcap, plan.window)
-    warps, per_sm = shape(head_dim, rows, paged.copied)
+    warps, per_sm, stages = shape(head_dim, rows, paged.copied)
     most = sequences * -(-block_tables.shape[1] * cache.block_size // PIECE)  # pieces that such tables can hold
     shares = min(most, plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
     scratch = (plan.tops, plan.totals, plan.sums)
     _decode_kernel[(shares * kv_heads,)](
         query, paged.keys, paged.values, block_tables, plan.tiles, plan.starts, plan.counts, *scratch, out,
-        query.stride(0), block_tables.stride(0), *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=STAGES,
+        query.stride(0), block_tables.stride(0), *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=stages,
         num_warps=warps, **early,
     )  # fmt: skip
     _merge_kernel[(sequences, kv_heads)](

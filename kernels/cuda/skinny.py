@@ -19,7 +19,8 @@ from kernels.cuda.device import multiprocessors
 from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 
 MAX_ROWS = 64  # above, cuBLAS is at least as fast
-AHEAD_BYTES = 4 << 20  # of a matrix, fetched into L2 while the kernel before runs
+AHEAD_BYTES = 4 << 20  # of a narrow matrix, fetched into L2 while the kernel before runs
+NARROW = 48  # outputs per multiprocessor; wider matrices make more programs than run at once
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,12 @@ def tile_for(rows: int, columns: int, depth: int, sms: int) -> Tile:
     each = columns / sms
     if rows <= 16:
         padded = 8 if rows <= 8 else 16
-        steps = ((16, Tile(16, 512, 6, 2, 16, False)), (48, Tile(64, 256, 5, 4, 16, True)))
+        steps = ((16, Tile(16, 512, 6, 2, 16, False)), (NARROW, Tile(64, 256, 5, 4, 16, True)))
         widest = Tile(32, 128, 3, 2, padded, True)
     else:
         padded = int(triton.next_power_of_2(rows))
         steps = ((16, Tile(16, 128, 6, 4, 64, False)), (32, Tile(32, 128, 6, 4, 64, False)))
-        widest = Tile(64, 128, 6, 4, padded, True) if each <= 48 else Tile(128, 64, 6, 4, padded, True)
+        widest = Tile(64, 128, 6, 4, padded, True) if each <= NARROW else Tile(128, 64, 6, 4, padded, True)
     tile = next((tile for limit, tile in steps if each <= limit), widest)
     step, stages = tile.depth, tile.stages
     while depth % step and step > 64:
@@ -144,39 +145,27 @@ def launch(
     out: torch.Tensor,
     gate: Activation | None,
     tile: Tile | None = None,
-    ahead: int | None = None,
 ) -> None:
-    """One launch of the kernel."""
+    """out = x @ weight.T + bias, or the gated activation of its halves; arguments as in ``gemm.skinny_linear``."""
     rows, depth = x.shape
     columns = weight.shape[0]
-    if tile is None:
-        tile = tile_for(rows, columns, depth, multiprocessors(x.device))
+    sms = multiprocessors(x.device)
+    tile = tile or tile_for(rows, columns, depth, sms)
     early = starts_early(x.device)
-    ahead = AHEAD_BYTES if ahead is None else ahead
     lanes = max(32 * tile.warps, tile.columns)
-    parts = lanes // tile.columns
-    fetched = min(depth * 2, ahead // columns) // (16 * parts) * 16 if early and depth % 8 == 0 else 0
+    ahead = fetched_ahead(weight, lanes // tile.columns) if early and columns <= NARROW * sms else 0
     _linear_kernel[(triton.cdiv(columns, tile.columns),)](
-        x,
-        weight,
-        weight if bias is None else bias,
-        out,
-        rows,
-        x.stride(0),
-        columns,
-        depth,
-        fetched,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        DEPTH=tile.depth,
-        STAGES_=tile.stages,
-        WEIGHTS_FIRST=tile.weights_first,
-        WHOLE=depth % tile.depth == 0,
-        BIASED=bias is not None,
-        GATED=gate is not None,
-        KIND=0 if gate is None else KINDS[gate],
-        FETCHED=fetched > 0,
-        LANES=lanes,
-        num_warps=tile.warps,
+        x, weight, weight if bias is None else bias, out, rows, x.stride(0), columns, depth, ahead,
+        ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES_=tile.stages, WEIGHTS_FIRST=tile.weights_first,
+        WHOLE=depth % tile.depth == 0, BIASED=bias is not None, GATED=gate is not None,
+        KIND=0 if gate is None else KINDS[gate], FETCHED=ahead > 0, LANES=lanes, num_warps=tile.warps,
         **launch_arguments(early),
-    )
+    )  # fmt: skip
+
+
+def fetched_ahead(weight: torch.Tensor, parts: int) -> int:
+    """Bytes of a weight's line that each of ``parts`` threads fetches early; lines and parts begin at 16 bytes."""
+    columns, depth = weight.shape
+    if weight.data_ptr() % 16 or depth % 8:
+        return 0
+    return int(min(depth * 2, AHEAD_BYTES // columns) // (16 * parts) * 16)
