@@ -33,14 +33,14 @@ def query_rows(group: int) -> int:
 
 
 def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int, int]:
-    """(warps per program, programs per multiprocessor, stages of its loop), measured on an H200; results are the same."""
+    """(warps and loop stages of a program, programs per multiprocessor) by speed on an H200; results are the same."""
     if head_dim > 128:
-        return 4, 1, 3
+        return 4, 3, 1
     if rows > 8:
-        return 4, 5 if head_dim <= 64 else 2, 3
+        return 4, 3, 5 if head_dim <= 64 else 2
     if head_dim <= 64:
-        return 2, 6, 3
-    return (4, 4, 4) if copied else (2, 8, 3)
+        return 2, 3, 6
+    return (4, 4, 4) if copied else (2, 3, 8)
 
 
 @triton.jit
@@ -198,7 +198,7 @@ def decode_attention(
     group = heads // kv_heads
     rows, early = query_rows(group), launch_arguments(starts_early(query.device))
     paged = paged_keys(query, cache, scale, softcap, plan.window)
-    warps, per_sm, stages = shape(head_dim, rows, paged.copied)
+    warps, stages, per_sm = shape(head_dim, rows, paged.copied)
     most = sequences * -(-block_tables.shape[1] * cache.block_size // PIECE)  # pieces that such tables can hold
     shares = min(most, plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
     scratch = (plan.tops, plan.totals, plan.sums)

@@ -19,8 +19,11 @@ from kernels.cuda.device import multiprocessors
 from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 
 MAX_ROWS = 64  # above, cuBLAS is at least as fast
-AHEAD_BYTES = 4 << 20  # of a narrow matrix, fetched into L2 while the kernel before runs
-NARROW = 48  # outputs per multiprocessor; wider matrices make more programs than run at once
+AHEAD_BYTES = 4 << 20  # of a matrix, fetched into L2 while the kernel before runs
+NARROW = 48  # outputs per multiprocessor, up to which the number of programs is what is short
+AT_ONCE = (
+    256  # outputs per multiprocessor, up to which all programs run at once: later ones have nothing to fetch ahead
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def launch(
     tile = tile or tile_for(rows, columns, depth, sms)
     early = starts_early(x.device)
     lanes = max(32 * tile.warps, tile.columns)
-    ahead = fetched_ahead(weight, lanes // tile.columns) if early and columns <= NARROW * sms else 0
+    ahead = fetched_ahead(weight, lanes // tile.columns) if early and columns <= AT_ONCE * sms else 0
     _linear_kernel[(triton.cdiv(columns, tile.columns),)](
         x, weight, weight if bias is None else bias, out, rows, x.stride(0), columns, depth, ahead,
         ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES_=tile.stages, WEIGHTS_FIRST=tile.weights_first,
