@@ -1,7 +1,7 @@
 """Time whole decode steps of random models in one graph, by kernel options: ``python benchmarks/decode_step.py``.
 
 Kernels run in the order of the engine's decoder, each layer with weights of its own. Prints a table; also whether the
-logits are the same to the bit under every option, in 20 replays.
+logits are the same to the bit under every option.
 """
 
 from __future__ import annotations
@@ -101,33 +101,36 @@ class Step:
         return graph, logits
 
 
-def microseconds(graph: torch.cuda.CUDAGraph, repeats: int = 30) -> float:
-    times: list[float] = []
-    for _ in range(repeats):
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
+def microseconds(graph: torch.cuda.CUDAGraph, replays: int = 5) -> float:
+    """Mean time of a replay among some in a row."""
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(replays):
         graph.replay()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop) * 1e3)
-    return statistics.median(times)
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) * 1e3 / replays
 
 
 def measure(model: Model, rows: int, context: int, variants: dict[str, KernelOptions]) -> None:
+    """Variants take turns, so that clocks and heat are the same for all."""
     step = Step(model, rows, context)
-    wanted: torch.Tensor | None = None
-    cells = []
-    for name, options in reversed(variants.items()):
+    graphs = {}
+    for name, options in variants.items():
         set_kernel_options(options)
-        graph, logits = step.capture()
-        same = True
-        for _ in range(20):
+        graphs[name] = step.capture()
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    different = set()
+    wanted: torch.Tensor | None = None
+    for _ in range(11):
+        for name, (graph, logits) in graphs.items():
             logits.fill_(float("nan"))
-            graph.replay()
+            times[name].append(microseconds(graph))
             wanted = logits.clone() if wanted is None else wanted
-            same &= torch.equal(logits, wanted)
-        cells.append(f"{name} {microseconds(graph):.0f}{'' if same else ' DIFFERENT'}")
-    print(f"{model.shape.name:9}{rows:3} x {context:5}  us: {', '.join(reversed(cells))}", flush=True)
+            if not torch.equal(logits, wanted):
+                different.add(name)
+    cells = (f"{n} {statistics.median(t):.0f}{' DIFFERENT' if n in different else ''}" for n, t in times.items())
+    print(f"{model.shape.name:9}{rows:3} x {context:5}  us: {', '.join(cells)}", flush=True)
 
 
 @torch.inference_mode()

@@ -14,13 +14,13 @@ import triton
 import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan
-from kernels.cuda.device import key_tiles, multiprocessors
+from kernels.cuda.device import multiprocessors
 from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
-from kernels.cuda.numerics import KEY_TILE, PIECE
-from kernels.cuda.softmax import LOG2_E, load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
+from kernels.cuda.numerics import PIECE
+from kernels.cuda.paged import paged_keys
+from kernels.cuda.softmax import load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
 from kernels.kv_cache import LayerCache
 
-STAGES = 3
 ONES = 16  # rows of the block of ones that sums the denominator; all come out equal
 
 
@@ -32,15 +32,26 @@ def query_rows(group: int) -> int:
     return max(8, int(triton.next_power_of_2(group)))
 
 
-def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int]:
-    """(warps per program, programs per multiprocessor), from measurements on an H200; results do not depend on it."""
+def shape(head_dim: int, rows: int, copied: bool) -> tuple[int, int, int]:
+    """(warps and loop stages of a program, programs per multiprocessor) by speed on an H200; results are the same."""
     if head_dim > 128:
-        return 4, 1
+        return 4, 3, 1
     if rows > 8:
-        return 4, 5 if head_dim <= 64 else 2
+        return 4, 3, 5 if head_dim <= 64 else 2
     if head_dim <= 64:
-        return 2, 6
-    return (4, 4) if copied else (2, 8)
+        return 2, 3, 6
+    return (4, 4, 4) if copied else (2, 3, 8)
+
+
+@triton.jit
+def _load_piece(tops, totals, sums, slot, end_slot, heads, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, mask, dim):
+    """Maximum [ROWS], denominator [ROWS] and weighted sum [ROWS, DIM] of one piece for the given heads [ROWS]."""
+    there = mask & (slot < end_slot)
+    index = (slot * HEADS + heads).to(tl.int64)
+    top = tl.load(tops + index, mask=there, other=float("-inf"))
+    total = tl.load(totals + index, mask=there, other=0.0)
+    offset = (index * HEAD_DIM)[:, None] + dim[None, :]
+    return top, total, tl.load(sums + offset, mask=there[:, None] & (dim < HEAD_DIM)[None, :], other=0.0)
 
 
 @triton.jit
@@ -57,17 +68,21 @@ def _merge_kernel(
         return
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM)
-    mask = (row < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
+    live = row < GROUP
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS, 1], tl.float32)
     acc = tl.zeros([ROWS, DIM], tl.float32)
-    for s in tl.range(slot, end_slot, loop_unroll_factor=4):
-        index = (s * HEADS + head + row).to(tl.int64)
-        piece_top = tl.load(tops + index, mask=row < GROUP, other=float("-inf"))
-        piece_total = tl.load(totals + index, mask=row < GROUP, other=0.0)
-        piece_acc = tl.load(sums + (index * HEAD_DIM)[:, None] + dim[None, :], mask=mask, other=0.0)
-        top, total, acc = merge_piece(top, total, acc, piece_top, piece_total[:, None], piece_acc)
+    for s in tl.range(slot, end_slot, 4):  # four at a time are on their way; one that is not there changes nothing
+        top0, total0, acc0 = _load_piece(tops, totals, sums, s, end_slot, head + row, HEADS, HEAD_DIM, live, dim)
+        top1, total1, acc1 = _load_piece(tops, totals, sums, s + 1, end_slot, head + row, HEADS, HEAD_DIM, live, dim)
+        top2, total2, acc2 = _load_piece(tops, totals, sums, s + 2, end_slot, head + row, HEADS, HEAD_DIM, live, dim)
+        top3, total3, acc3 = _load_piece(tops, totals, sums, s + 3, end_slot, head + row, HEADS, HEAD_DIM, live, dim)
+        top, total, acc = merge_piece(top, total, acc, top0, total0[:, None], acc0)
+        top, total, acc = merge_piece(top, total, acc, top1, total1[:, None], acc1)
+        top, total, acc = merge_piece(top, total, acc, top2, total2[:, None], acc2)
+        top, total, acc = merge_piece(top, total, acc, top3, total3[:, None], acc3)
     offset = ((sequence.to(tl.int64) * HEADS + head + row) * HEAD_DIM)[:, None] + dim[None, :]
+    mask = live[:, None] & (dim < HEAD_DIM)[None, :]
     tl.store(out + offset, (acc / total).to(out.dtype.element_ty), mask=mask)
 
 
@@ -104,34 +119,13 @@ def _decode_kernel(
     keys,  # [blocks, block_size, kv_heads, head_dim]
     values,
     tables,  # [sequences, blocks] int32
-    tiles,
-    starts,
-    counts,
-    tops,
-    totals,
-    sums,
+    tiles, starts, counts, tops, totals, sums,
     out,  # [sequences, heads, head_dim]
-    query_stride,
-    table_stride,
-    scale,
-    scale_log2,
-    cap,
-    window,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    PIECE_: tl.constexpr,
-    ONES_: tl.constexpr,
-    CAPPED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    COPIED: tl.constexpr,
-    STAGES_: tl.constexpr,
-    EARLY: tl.constexpr,
-):
+    query_stride, table_stride, scale, scale_log2, cap, window,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, PIECE_: tl.constexpr, ONES_: tl.constexpr, CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr, COPIED: tl.constexpr, STAGES_: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """All tiles of this program in one loop: the next piece's keys are on their way while one ends."""
     wait_for_earlier(EARLY)
     HEADS: tl.constexpr = KV_HEADS * GROUP
@@ -199,59 +193,21 @@ def decode_attention(
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
         out: [sequences, heads, head_dim] contiguous; rows whose context is 0 are left as they are.
     """
-    heads, head_dim = query.shape[1:]
+    sequences, heads, head_dim = query.shape
     kv_heads = cache.keys.shape[2]
     group = heads // kv_heads
-    dim = triton.next_power_of_2(head_dim)
-    keys, values, copied = key_tiles(cache)
-    rows, early = query_rows(group), starts_early(query.device)
-    warps, per_sm = shape(head_dim, rows, copied)
-    shares = min(plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
+    rows, early = query_rows(group), launch_arguments(starts_early(query.device))
+    paged = paged_keys(query, cache, scale, softcap, plan.window)
+    warps, stages, per_sm = shape(head_dim, rows, paged.copied)
+    most = sequences * -(-block_tables.shape[1] * cache.block_size // PIECE)  # pieces that such tables can hold
+    shares = min(most, plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
+    scratch = (plan.tops, plan.totals, plan.sums)
     _decode_kernel[(shares * kv_heads,)](
-        query,
-        keys,
-        values,
-        block_tables,
-        plan.tiles,
-        plan.starts,
-        plan.counts,
-        plan.tops,
-        plan.totals,
-        plan.sums,
-        out,
-        query.stride(0),
-        block_tables.stride(0),
-        scale,
-        scale * LOG2_E,
-        softcap,
-        plan.window,
-        KV_HEADS=kv_heads,
-        GROUP=group,
-        HEAD_DIM=head_dim,
-        DIM=triton.next_power_of_2(head_dim),
-        BLOCK_SIZE=cache.block_size,
-        ROWS=rows,
-        TILE=KEY_TILE,
-        PIECE_=PIECE,
-        ONES_=ONES,
-        CAPPED=softcap > 0,
-        WINDOWED=plan.window > 0,
-        COPIED=copied,
-        STAGES_=STAGES,
-        num_warps=warps,
-        **launch_arguments(early),
-    )
-    _merge_kernel[(query.shape[0], kv_heads)](
-        plan.starts,
-        plan.tops,
-        plan.totals,
-        plan.sums,
-        out,
-        HEADS=heads,
-        GROUP=group,
-        HEAD_DIM=head_dim,
-        ROWS=triton.next_power_of_2(group),
-        DIM=dim,
-        num_warps=4,
-        **launch_arguments(early),
-    )
+        query, paged.keys, paged.values, block_tables, plan.tiles, plan.starts, plan.counts, *scratch, out,
+        query.stride(0), block_tables.stride(0), *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=stages,
+        num_warps=warps, **early,
+    )  # fmt: skip
+    _merge_kernel[(sequences, kv_heads)](
+        plan.starts, *scratch, out, HEADS=heads, GROUP=group, HEAD_DIM=head_dim, ROWS=triton.next_power_of_2(group),
+        DIM=triton.next_power_of_2(head_dim), num_warps=4, **early,
+    )  # fmt: skip

@@ -21,11 +21,6 @@ def configure_batch_invariant_gemms() -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = (False, False)
 
 
-def skinny_pays(rows: int, columns: int, depth: int) -> bool:
-    """Whether ``skinny_linear`` was faster than cuBLAS at such a size (docs/performance_kernels.md)."""
-    return rows <= 16 or (rows <= MAX_ROWS and columns >= 100_000)
-
-
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [rows, K] @ weight.T [N, K] + bias, by whichever kernel is faster; both give the same bits without a bias."""
     if bias is None and _ours(x, weight):
@@ -44,8 +39,8 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 def _ours(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether the kernel for a few rows serves."""
-    fits = x.dtype == weight.dtype == torch.bfloat16 and x.shape[0] > 0
-    return fits and kernel_options().skinny_gemm and skinny_pays(x.shape[0], *weight.shape)
+    fits = 0 < x.shape[0] <= MAX_ROWS and weight.shape[1] % 64 == 0 and weight.is_contiguous()
+    return fits and x.dtype == weight.dtype == torch.bfloat16 and kernel_options().skinny_gemm
 
 
 def skinny_linear(

@@ -9,6 +9,7 @@ Kernels without it (cuBLAS, torch) start and end as usual.
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 
 import torch
@@ -41,4 +42,22 @@ def launch_arguments(early: bool) -> dict[str, bool]:
 
 @cache
 def _capable(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    _divide_memory_alike()
+    return True
+
+
+@cache
+def _divide_memory_alike() -> None:
+    """Have every Triton kernel that is loaded from now on divide L1 and shared memory in the same way.
+
+    A multiprocessor must be idle to change the division. Under a kernel that started early it is not: programs that
+    need more shared memory than their predecessors find no room there, and the others get all the work.
+    """
+    triton.knobs.runtime.kernel_load_end_hook.add(_prefer_shared_memory)
+
+
+def _prefer_shared_memory(module: object, function: int, *rest: object) -> None:
+    """Set CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT to 100 %; without it, kernels are merely slower."""
+    ctypes.CDLL("libcuda.so.1").cuFuncSetAttribute(ctypes.c_void_p(function), ctypes.c_int(9), ctypes.c_int(100))

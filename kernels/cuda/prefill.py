@@ -9,10 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.cuda.device import key_tiles
-from kernels.cuda.numerics import KEY_TILE, PIECE
+from kernels.cuda.paged import paged_keys
 from kernels.cuda.query_rows import ONES, STAGES, attend_rows, rows_per_program
-from kernels.cuda.softmax import LOG2_E
 from kernels.kv_cache import LayerCache
 
 
@@ -52,26 +50,12 @@ def _prefill_kernel(
     tables,  # [sequences, blocks] int32
     tiles,  # [tiles, 4] int32
     out,  # [tokens, heads, head_dim]
-    query_stride,
-    table_stride,
-    scale,
-    scale_log2,
-    cap,
-    window,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr,  # HEAD_DIM padded to a power of two
-    BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    PIECE_: tl.constexpr,
-    ONES_: tl.constexpr,
-    CAPPED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    COPIED: tl.constexpr,
-    STAGES_: tl.constexpr,
-):
+    query_stride, table_stride, scale, scale_log2, cap, window,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, PIECE_: tl.constexpr, ONES_: tl.constexpr, CAPPED: tl.constexpr,
+    WINDOWED: tl.constexpr, COPIED: tl.constexpr, STAGES_: tl.constexpr,
+):  # fmt: skip
+    """One tile of ``prefill_tiles`` and one kv head."""
     kv_head = tl.program_id(0) % KV_HEADS
     tile = tiles + tl.program_id(0) // KV_HEADS * 4
     sequence, token, count, position = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
@@ -92,8 +76,7 @@ def _prefill_kernel(
     _, total, acc = attend_rows(
         q, keys, values, tables + sequence.to(tl.int64) * table_stride, kv_head, start, end, row_position, position,
         end - 1, scale, scale_log2, cap, window,
-        KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, True, CAPPED, WINDOWED, COPIED,
-        STAGES_,
+        KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, True, CAPPED, WINDOWED, COPIED, STAGES_,
     )  # fmt: skip
     acc = acc / tl.max(total, 1)[:, None]
     o_offset = (token + row_token).to(tl.int64) * (KV_HEADS * GROUP) + kv_head * GROUP + row % GROUP
@@ -124,35 +107,9 @@ def prefill_attention(
     """
     if not tiles.shape[0]:
         return
-    heads, head_dim = query.shape[1:]
-    kv_heads = cache.keys.shape[2]
-    rows = rows_per_program(head_dim)
-    keys, values, copied = key_tiles(cache)
-    _prefill_kernel[(tiles.shape[0] * kv_heads,)](
-        query,
-        keys,
-        values,
-        block_tables,
-        tiles,
-        out,
-        query.stride(0),
-        block_tables.stride(0),
-        scale,
-        scale * LOG2_E,
-        softcap,
-        window,
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        HEAD_DIM=head_dim,
-        DIM=triton.next_power_of_2(head_dim),
-        BLOCK_SIZE=cache.block_size,
-        ROWS=rows,
-        TILE=KEY_TILE,
-        PIECE_=PIECE,
-        ONES_=ONES,
-        CAPPED=softcap > 0,
-        WINDOWED=window > 0,
-        COPIED=copied,
-        STAGES_=STAGES,
-        num_warps=rows // 16,
-    )
+    paged = paged_keys(query, cache, scale, softcap, window)
+    rows = rows_per_program(query.shape[2])
+    _prefill_kernel[(tiles.shape[0] * cache.keys.shape[2],)](
+        query, paged.keys, paged.values, block_tables, tiles, out, query.stride(0), block_tables.stride(0),
+        *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=STAGES, num_warps=rows // 16,
+    )  # fmt: skip

@@ -28,27 +28,17 @@ def _store(base, offset, i, value, mask, START: tl.constexpr):
 @triton.jit
 def _rope_cache_kernel(
     qkv,  # [tokens, HEADS + 2 * KV_HEADS, HEAD_DIM]
-    positions,
-    slots,
+    positions, slots,
     cos,  # [positions, HALF]
-    sin,
-    q_weight,
-    k_weight,
+    sin, q_weight, k_weight,
     query,  # [tokens, HEADS, HEAD_DIM]
     keys,  # [blocks, block_size, KV_HEADS, HEAD_DIM]
-    values,
-    tokens,
-    eps,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
+    values, tokens, eps, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     HALF: tl.constexpr,  # rotated values / 2
     PADDED: tl.constexpr,  # HALF to a power of two
     REST: tl.constexpr,  # values behind the rotated ones, to a power of two, at least 1
-    NORMED: tl.constexpr,
-    ROWS_: tl.constexpr,
-    EARLY: tl.constexpr,
-):
+    NORMED: tl.constexpr, ROWS_: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """Row r of the flattened heads is head r % ALL of token r // ALL: queries, then keys, then values."""
     wait_for_earlier(EARLY)
     ALL: tl.constexpr = HEADS + 2 * KV_HEADS

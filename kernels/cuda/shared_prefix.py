@@ -17,11 +17,12 @@ import triton
 import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan, first_piece
-from kernels.cuda.device import key_tiles, multiprocessors
+from kernels.cuda.device import multiprocessors
 from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
-from kernels.cuda.numerics import KEY_TILE, PIECE
+from kernels.cuda.numerics import PIECE
+from kernels.cuda.paged import paged_keys
 from kernels.cuda.query_rows import ONES, STAGES, attend_rows
-from kernels.cuda.softmax import LOG2_E, store_piece
+from kernels.cuda.softmax import store_piece
 from kernels.kv_cache import LayerCache
 
 ROWS = 128  # query rows per program
@@ -105,18 +106,18 @@ def _shared_kernel(
         piece, end = tl.maximum(part, 0), tl.where(part < 0, -part, part + 1)
         head = kv_head * GROUP + row % GROUP
         sequence, context, live = _member(members + member, contexts, row // GROUP, count)
-        least = tl.min(tl.where(live, context, 0x7FFFFFFF), 0) - 1
         q_offset = sequence.to(tl.int64) * query_stride + head * HEAD_DIM
         mask = live[:, None] & (dim < HEAD_DIM)[None, :]
         q = tl.load(query + q_offset[:, None] + dim[None, :], mask=mask, other=0.0)
+        least = tl.min(tl.where(live, context, 0x7FFFFFFF), 0) - 1
         start = piece * PIECE_
         if WINDOWED:
             start = tl.maximum(start, tl.maximum(least - window + 1, 0) // TILE * TILE)
+        table = tables + tl.load(members + member).to(tl.int64) * table_stride
         top, total, acc = attend_rows(
-            q, keys, values, tables + tl.load(members + member).to(tl.int64) * table_stride, kv_head, start,
-            end * PIECE_, context - 1, least, tl.max(context, 0) - 1, scale, scale_log2, cap, window,
-            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, False, CAPPED, WINDOWED, COPIED,
-            STAGES_,
+            q, keys, values, table, kv_head, start, end * PIECE_, context - 1, least, tl.max(context, 0) - 1, scale,
+            scale_log2, cap, window,
+            KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, ROWS, TILE, PIECE_, ONES_, False, CAPPED, WINDOWED, COPIED, STAGES_,
         )  # fmt: skip
         sequence, context, live = _member(members + member, contexts, row // GROUP, count)  # again: registers are few
         first = first_piece(context, window, PIECE_)
@@ -140,42 +141,11 @@ def shared_prefix_attention(
 
     Arguments are those of ``decode_attention``; ``plan`` must have been filled with ``prefixes.pieces``.
     """
-    heads, head_dim = query.shape[1:]
-    kv_heads = cache.keys.shape[2]
-    keys, values, copied = key_tiles(cache)
-    programs = min(prefixes.items.shape[0] * kv_heads, multiprocessors(query.device))
+    paged = paged_keys(query, cache, scale, softcap, plan.window)
+    programs = min(prefixes.items.shape[0] * cache.keys.shape[2], multiprocessors(query.device))
     _shared_kernel[(programs,)](
-        query,
-        keys,
-        values,
-        block_tables,
-        context_lens,
-        prefixes.items,
-        prefixes.members,
-        prefixes.counts,
-        plan.starts,
-        plan.tops,
-        plan.totals,
-        plan.sums,
-        query.stride(0),
-        block_tables.stride(0),
-        scale,
-        scale * LOG2_E,
-        softcap,
-        plan.window,
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        HEAD_DIM=head_dim,
-        DIM=triton.next_power_of_2(head_dim),
-        BLOCK_SIZE=cache.block_size,
-        ROWS=ROWS,
-        TILE=KEY_TILE,
-        PIECE_=PIECE,
-        ONES_=ONES,
-        CAPPED=softcap > 0,
-        WINDOWED=plan.window > 0,
-        COPIED=copied,
-        STAGES_=STAGES,
-        num_warps=WARPS,
+        query, paged.keys, paged.values, block_tables, context_lens, prefixes.items, prefixes.members, prefixes.counts,
+        plan.starts, plan.tops, plan.totals, plan.sums, query.stride(0), block_tables.stride(0),
+        *paged.scores, **paged.sizes, ROWS=ROWS, ONES_=ONES, STAGES_=STAGES, num_warps=WARPS,
         **launch_arguments(starts_early(query.device)),
-    )
+    )  # fmt: skip

@@ -20,6 +20,10 @@ from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 
 MAX_ROWS = 64  # above, cuBLAS is at least as fast
 AHEAD_BYTES = 4 << 20  # of a matrix, fetched into L2 while the kernel before runs
+NARROW = 48  # outputs per multiprocessor, up to which the number of programs is what is short
+AT_ONCE = (
+    256  # outputs per multiprocessor, up to which all programs run at once: later ones have nothing to fetch ahead
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,11 @@ class Tile:
 
 
 @triton.jit
-def _fetch_ahead(weight, lines, part, K, BYTES: tl.constexpr):
-    """Ask for BYTES of each of these lines of the weight, from part * BYTES on, to be brought into L2."""
-    address = (weight + lines.to(tl.int64) * K + part * (BYTES // 2)).to(tl.int64)
+def _fetch_ahead(weight, lines, part, K, size):
+    """Ask for ``size`` bytes of each of these lines of the weight, from part * size on, to be brought into L2."""
+    address = (weight + lines.to(tl.int64) * K + part * (size // 2)).to(tl.int64)
     tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r", [address, part * 0 + BYTES],
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r", [address, part * 0 + size],
         dtype=tl.int32, is_pure=False, pack=1,
     )  # fmt: skip
 
@@ -52,7 +56,7 @@ def _line(column, N, GATED: tl.constexpr):
     return column
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _linear_kernel(
     x,  # [rows, K]
     weight,  # [N, K]
@@ -62,6 +66,7 @@ def _linear_kernel(
     x_stride,
     N,
     K,
+    ahead,  # bytes of each line of the weight that each of LANES // COLUMNS threads fetches early
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -71,29 +76,24 @@ def _linear_kernel(
     BIASED: tl.constexpr,
     GATED: tl.constexpr,
     KIND: tl.constexpr,
-    COPIED: tl.constexpr,
     EARLY: tl.constexpr,
+    FETCHED: tl.constexpr,
     LANES: tl.constexpr,
-    AHEAD: tl.constexpr,  # bytes of each line of the weight that are fetched early by each of LANES // COLUMNS threads
 ):
     """All rows by COLUMNS outputs, K in order."""
     first = tl.program_id(0) * COLUMNS
-    if AHEAD > 0:
+    if FETCHED:
         lane = tl.arange(0, LANES)
-        _fetch_ahead(weight, _line(tl.minimum(first + lane % COLUMNS, N - 1), N, GATED), lane // COLUMNS, K, AHEAD)
+        _fetch_ahead(weight, _line(tl.minimum(first + lane % COLUMNS, N - 1), N, GATED), lane // COLUMNS, K, ahead)
     wait_for_earlier(EARLY)
     column = first + tl.arange(0, COLUMNS)
     row = tl.arange(0, ROWS)
     k = tl.arange(0, DEPTH)
-    if not COPIED:
-        weights = weight + _line(tl.minimum(column, N - 1), N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    weights = weight + _line(tl.minimum(column, N - 1), N, GATED).to(tl.int64)[:, None] * K + k[None, :]
     inputs = x + row.to(tl.int64)[:, None] * x_stride + k[None, :]
     acc = tl.zeros([COLUMNS, ROWS], tl.float32) if WEIGHTS_FIRST else tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in tl.range(0, K, DEPTH, num_stages=STAGES_):
-        if COPIED:
-            w = weight.load([first, start])
-            v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
-        elif WHOLE:
+        if WHOLE:
             w = tl.load(weights + start)
             v = tl.load(inputs + start, mask=(row < rows)[:, None], other=0.0)
         else:
@@ -120,21 +120,21 @@ def _linear_kernel(
 
 
 def tile_for(rows: int, columns: int, depth: int, sms: int) -> Tile:
-    """A tile by the number of programs that fall to a multiprocessor, from sweeps on an H200.
+    """A tile by the number of outputs that fall to a multiprocessor, from sweeps over whole layers on an H200.
 
-    Few outputs make few programs: those are narrow, and fetch far ahead. Many outputs make programs enough; they are
-    wider, so that fewer of them read x.
+    Few outputs make few programs: those are narrow, and fetch far ahead. Many outputs make programs enough. Up to 16
+    rows the wider programs of a row or two per multiprocessor feed the large tensor-core instruction (64 outputs).
     """
-    padded = 8 if rows <= 8 else max(16, int(triton.next_power_of_2(rows)))
-    narrow, alone = columns <= 48 * sms, columns <= 16 * sms
-    if padded > 16:
-        tile = Tile(16 if alone else 32, 128, 6, 4, 64, False) if narrow else Tile(128, 64, 6, 4, padded, True)
-    elif not narrow:
-        tile = Tile(32, 128, 3, 2, padded, True)
-    elif padded == 16:
-        tile = Tile(16, 512, 6 if alone else 3, 2, 16, False)
+    each = columns / sms
+    if rows <= 16:
+        padded = 8 if rows <= 8 else 16
+        steps = ((16, Tile(16, 512, 6, 2, 16, False)), (NARROW, Tile(64, 256, 5, 4, 16, True)))
+        widest = Tile(32, 128, 3, 2, padded, True)
     else:
-        tile = Tile(16, 512 if alone else 256, 6, 1, 8, True)
+        padded = int(triton.next_power_of_2(rows))
+        steps = ((16, Tile(16, 128, 6, 4, 64, False)), (32, Tile(32, 128, 6, 4, 64, False)))
+        widest = Tile(64, 128, 6, 4, padded, True) if each <= NARROW else Tile(128, 64, 6, 4, padded, True)
+    tile = next((tile for limit, tile in steps if each <= limit), widest)
     step, stages = tile.depth, tile.stages
     while depth % step and step > 64:
         step, stages = step // 2, min(2 * stages, 8)
@@ -148,40 +148,27 @@ def launch(
     out: torch.Tensor,
     gate: Activation | None,
     tile: Tile | None = None,
-    ahead: int | None = None,
-    descriptor: object = None,
 ) -> None:
-    """One launch of the kernel."""
+    """out = x @ weight.T + bias, or the gated activation of its halves; arguments as in ``gemm.skinny_linear``."""
     rows, depth = x.shape
     columns = weight.shape[0]
-    if tile is None:
-        tile = tile_for(rows, columns, depth, multiprocessors(x.device))
+    sms = multiprocessors(x.device)
+    tile = tile or tile_for(rows, columns, depth, sms)
     early = starts_early(x.device)
-    ahead = AHEAD_BYTES if ahead is None else ahead
     lanes = max(32 * tile.warps, tile.columns)
-    parts = lanes // tile.columns
-    fetched = min(depth * 2, ahead // columns) // (16 * parts) * 16 if early and depth % 8 == 0 else 0
+    ahead = fetched_ahead(weight, lanes // tile.columns) if early and columns <= AT_ONCE * sms else 0
     _linear_kernel[(triton.cdiv(columns, tile.columns),)](
-        x,
-        weight if descriptor is None else descriptor,
-        weight if bias is None else bias,
-        out,
-        rows,
-        x.stride(0),
-        columns,
-        depth,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        DEPTH=tile.depth,
-        STAGES_=tile.stages,
-        WEIGHTS_FIRST=tile.weights_first,
-        WHOLE=depth % tile.depth == 0,
-        BIASED=bias is not None,
-        GATED=gate is not None,
-        KIND=0 if gate is None else KINDS[gate],
-        COPIED=descriptor is not None,
-        LANES=lanes,
-        AHEAD=fetched if descriptor is None else 0,
-        num_warps=tile.warps,
+        x, weight, weight if bias is None else bias, out, rows, x.stride(0), columns, depth, ahead,
+        ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES_=tile.stages, WEIGHTS_FIRST=tile.weights_first,
+        WHOLE=depth % tile.depth == 0, BIASED=bias is not None, GATED=gate is not None,
+        KIND=0 if gate is None else KINDS[gate], FETCHED=ahead > 0, LANES=lanes, num_warps=tile.warps,
         **launch_arguments(early),
-    )
+    )  # fmt: skip
+
+
+def fetched_ahead(weight: torch.Tensor, parts: int) -> int:
+    """Bytes of a weight's line that each of ``parts`` threads fetches early; lines and parts begin at 16 bytes."""
+    columns, depth = weight.shape
+    if weight.data_ptr() % 16 or depth % 8:
+        return 0
+    return int(min(depth * 2, AHEAD_BYTES // columns) // (16 * parts) * 16)

@@ -6,6 +6,15 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sequential_products() -> None:
+    """Before any test makes torch's cuBLAS handle."""
+    if torch.cuda.is_available():
+        from kernels.cuda.gemm import configure_batch_invariant_gemms
+
+        configure_batch_invariant_gemms()
+
+
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
