@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from engine.params import SamplingParams
 
@@ -74,6 +75,11 @@ class Request:
     def pending(self) -> bool:
         """Whether the last token is still being drawn."""
         return bool(self.output) and self.output[-1] == PENDING
+
+    @cached_property
+    def certain(self) -> bool:
+        """Whether nothing but its bound can end the output."""
+        return not self.stop_ids and not self.params.stop_strings
 
     @property
     def reads_prefix_cache(self) -> bool:
