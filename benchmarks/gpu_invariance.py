@@ -161,7 +161,7 @@ def _counters(row: Row) -> str:
         return ""
     return (
         f"{row['ran_s']:6.1f} s, {row['steps']} steps, up to {row['peak_running']} together, "
-        f"{row['preemptions']} preempted, {row['swaps']} swapped, {row['cached_tokens']} cached"
+        f"{row['preemptions']} preempted, {row['swapped_in']} blocks swapped in, {row['cached_tokens']} cached"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import torch
 
 from engine import SamplingParams
-from engine.args import POLICIES, EngineArgs
+from engine.args import FLAGS, POLICIES, EngineArgs
 from engine.build import build
 from engine.generation import GenerationCore
 from engine.model.decoder import Decoder
@@ -25,6 +25,8 @@ Answer = tuple[tuple[int, ...], tuple[float, ...]]  # tokens, and the log-probab
 SAMPLE = 8  # requests that also run alone
 SUBSET = 48  # requests of the cases that would take long with all of them
 FORCED_EVERY, FORCED_MOST = 5, 3  # steps between forced preemptions, and how many there are for each request
+COUNTERS = ("steps", "peak_running", "preemptions", "swapped_out", "swapped_in", "cached_tokens")
+OWN_CASE = ("enable_prefix_caching", "enforce_eager", "batch_invariant", "skip_tokenizer_init")  # or not a case at all
 SAMPLING: Sequence[Mapping[str, Any]] = (
     {"temperature": 0.0},
     {"temperature": 0.8, "top_p": 0.9},
@@ -87,6 +89,8 @@ def cases(max_model_len: int) -> list[Case]:
     """Everything that must equal the reference, which runs all requests together with the defaults."""
     small: dict[str, Any] = {"cache_tokens": 2 * max_model_len, "forced": True}
     policies = [Case(f"policy {p}", {"scheduling_policy": p}) for p in POLICIES if p != _default("scheduling_policy")]
+    names = [name for name, kind in FLAGS.items() if kind is bool and name not in OWN_CASE]
+    switches = [Case(f"{name} {'off' if _default(name) else 'on'}", {name: not _default(name)}) for name in names]
     return [
         Case(f"alone, sample of {SAMPLE}", {"enable_prefix_caching": False}, how="alone"),
         Case("max_num_seqs 3", {"max_num_seqs": 3}, SUBSET),
@@ -101,9 +105,11 @@ def cases(max_model_len: int) -> list[Case]:
         Case("prefix caching off", {"enable_prefix_caching": False}),
         Case("preemption, recomputed", **small, must_see=("preemptions",)),
         Case("preemption, recomputed, no prefix caching", {"enable_prefix_caching": False}, **small),
-        Case("preemption, swapped", {"preemption_mode": "swap"}, **small, must_see=("preemptions", "swaps")),
+        Case("preemption, swapped", {"preemption_mode": "swap"}, **small, must_see=("preemptions", "swapped_in")),
+        Case("preemption as blocks run out", {"enable_admission_control": False}, cache_tokens=small["cache_tokens"]),
         Case("graphs off", {"enforce_eager": True}, SUBSET),
         *policies,
+        *switches,
         Case("no logprobs", logprobs=False),
         Case("no logprobs, preemption", **small, logprobs=False, must_see=("preemptions",)),
         Case("no logprobs, steps of 512 tokens", {"max_num_batched_tokens": 512}, logprobs=False),
@@ -218,9 +224,7 @@ def _answer(output: RequestOutput) -> Answer:
 
 
 def _counters(stats: EngineStats) -> dict[str, int]:
-    swaps = sum(getattr(stats, f.name) for f in fields(stats) if "swap" in f.name)
-    wanted = ("steps", "preemptions", "cached_tokens", "peak_running")
-    return {name: getattr(stats, name) for name in wanted} | {"swaps": swaps}
+    return {name: getattr(stats, name, 0) for name in COUNTERS}
 
 
 def _default(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.execute.sampler import RawLogprobs, Sample
+from engine.execute.sampler import RawLogprobs
 from engine.outputs import CompletionOutput, Logprob, TokenLogprobs
 from engine.schedule.request import Request
 from engine.text.detokenizer import IncrementalDetokenizer
@@ -32,15 +32,20 @@ class Completion:
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative = 0.0
 
-    def accept(self, sample: Sample) -> StopMatch | None:
+    @property
+    def follows(self) -> bool:
+        """Whether each token has to be booked as it comes, for stop strings or log-probabilities."""
+        return self._stream is not None or self.request.params.logprobs is not None
+
+    def accept(self, token: int, logprobs: RawLogprobs | None) -> StopMatch | None:
         """Book the request's next token; returns the stop string that it completes, if any."""
         self._accepted += 1
-        if sample.logprobs is not None:
-            self._cumulative += sample.logprobs.logprob
-            self._logprobs.append(named_logprobs(sample.logprobs, self._tokenizer))
+        if logprobs is not None:
+            self._cumulative += logprobs.logprob
+            self._logprobs.append(named_logprobs(logprobs, self._tokenizer))
         if self._stream is None or self.request.finish_reason == "stop":
             return None
-        new = self._stream.push(sample.token)
+        new = self._stream.push(token)
         if self.request.finish_reason is not None:
             new += self._stream.flush()
         self._streamed += new

@@ -113,14 +113,17 @@ class DecoderCosts:
                 sequence but the first; at most all that are read is taken off.
         """
         tokens = rows = seen = read = 0
-        for part in plan.slices:
-            start, stop = part.start, part.stop
+        for request, start, stop, samples, _ in plan.slices:
             new = stop - start
             tokens += new
-            rows += part.samples
-            params = part.request.params
+            rows += samples
+            if samples and new == 1 and not self.window:  # a decoding sequence, as nearly all are
+                seen += stop
+                read += start
+                continue
+            params = request.params
             if params.prompt_logprobs is not None:
-                rows += max(0, min(stop, len(part.request.prompt) - 1) - start)
+                rows += max(0, min(stop, len(request.prompt) - 1) - start)
             if self.window:
                 seen += seen_keys(start, stop, self.window)
                 read += min(start, self.window - 1)

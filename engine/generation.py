@@ -83,6 +83,7 @@ class GenerationCore:
         self.tokenizer = tokenizer
         self._generations: dict[Request, _Generation] = {}
         self._completions: dict[Request, Completion] = {}
+        self._quiet: set[Request] = set()  # past their first token, with nothing to do per token
         self._next_index = 0
         self._ready = time.monotonic()
         self._booked = self._ready
@@ -140,8 +141,9 @@ class GenerationCore:
     def _launch(self, plan: StepPlan) -> _Step:
         start = time.monotonic()
         for part in plan.slices:
-            generation = self._generations[part.request]
-            generation.scheduled = generation.scheduled or start
+            if not part.request.output:  # else it has been scheduled before
+                generation = self._generations[part.request]
+                generation.scheduled = generation.scheduled or start
         step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
@@ -159,12 +161,13 @@ class GenerationCore:
             return []
         result = step.launched.result()
         now = time.monotonic()
-        alive = {request for request in result.samples if request.status is not Status.FINISHED}
-        self.scheduler.update(step.plan, {request: sample.token for request, sample in result.samples.items()})
-        self._book(step.plan, result, alive, now)
-        self._count(step, result, alive, now)
+        alive = [request for request in result.tokens if request.status is not Status.FINISHED]
+        finished = self.scheduler.update(step.plan, result.tokens)
+        self._book_prompts(step.plan, result)
+        finished += self._book(alive, result, now)
+        self._count(step, result, len(alive), len(finished), now)
         self._booked = now
-        return self._collect(alive)
+        return self._collect(finished, now)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
@@ -174,8 +177,10 @@ class GenerationCore:
         generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
         if generation is None:
             return None
+        generation.last_token = generation.first_token and self._booked
         for completion in generation.completions:
             self.scheduler.finish(completion.request, "abort")
+            self._quiet.discard(completion.request)
             del self._generations[completion.request], self._completions[completion.request]
         return self._output(generation)
 
@@ -185,6 +190,7 @@ class GenerationCore:
         for request in list(self._generations):
             self.scheduler.finish(request, "abort")
         self._generations.clear()
+        self._quiet.clear()
         self._completions.clear()
 
     def stats(self) -> EngineStats:
@@ -241,30 +247,43 @@ class GenerationCore:
             salt=prompt.cache_salt.encode(),
         )
 
-    def _book(self, plan: StepPlan, result: StepResult, alive: set[Request], now: float) -> None:
-        """Follow up on the step's tokens: times, text, stop strings, log-probabilities of prompts."""
-        for part in plan.slices:
+    def _book_prompts(self, plan: StepPlan, result: StepResult) -> None:
+        """Keep log-probabilities of prompt tokens."""
+        for part in plan.slices if result.prompt_logprobs else ():
             scored = result.prompt_logprobs.get(part.request)
             if scored and part.request in self._generations:
                 known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
                 fresh = scored[max(0, len(known) - (part.start + 1)) :]
                 known += [named_logprobs(raw, self.tokenizer) for raw in fresh]
+
+    def _book(self, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
+        """Follow up on the step's tokens: text, stop strings, log-probabilities; gives what a stop string ended."""
+        ended = []
         for request in alive:
-            generation = self._generations[request]
+            if request in self._quiet:
+                continue
+            generation, completion = self._generations[request], self._completions[request]
             generation.first_token = generation.first_token or now
-            generation.last_token = now
-            match = self._completions[request].accept(result.samples[request])
+            if not completion.follows:
+                self._quiet.add(request)  # nothing is to be done for it until it ends
+                continue
+            match = completion.accept(result.tokens[request], result.logprobs.get(request))
             if match is not None:
+                if request.status is not Status.FINISHED:
+                    ended.append(request)
                 self.scheduler.finish(request, "stop", match.stop)
                 request.finish_reason, request.stop_reason = "stop", match.stop
+        return ended
 
-    def _collect(self, requests: Iterable[Request]) -> list[RequestOutput]:
-        """Outputs of the generations that are finished now, in order of arrival."""
+    def _collect(self, finished: Iterable[Request], now: float) -> list[RequestOutput]:
+        """Outputs of the generations whose last completion has finished now, in order of arrival."""
         outputs = []
-        for request in sorted(requests, key=lambda request: (request.index, request.child)):
+        for request in sorted(finished, key=lambda request: (request.index, request.child)):
+            self._quiet.discard(request)
             generation = self._generations.get(request)
             if generation is not None and generation.finished:
+                generation.last_token = now
                 outputs.append(self._output(generation))
                 for completion in generation.completions:
                     del self._generations[completion.request], self._completions[completion.request]
@@ -288,21 +307,25 @@ class GenerationCore:
             num_cached_tokens=first.cached_tokens,
         )
 
-    def _count(self, step: _Step, result: StepResult, alive: set[Request], now: float) -> None:
+    def _count(self, step: _Step, result: StepResult, drawn: int, finished: int, now: float) -> None:
         old, pool, plan, cost = self._totals, self.scheduler.kv.pool, step.plan, step.cost
         seconds = now - max(step.start, self._booked)
         device = old.device_busy_seconds
         if result.device_seconds is not None:
             device = (device or 0.0) + result.device_seconds
-        started = [p.request for p in plan.slices if p.request.preemptions == 0 and p.start == p.request.cached_tokens]
+        started = [
+            request
+            for request, start, _, _, epoch in plan.slices
+            if start == request.cached_tokens and epoch == request.preemptions == 0
+        ]
         self._totals = replace(
             old,
             steps=old.steps + 1,
             prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
             cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
             computed_tokens=old.computed_tokens + plan.tokens,
-            output_tokens=old.output_tokens + len(alive),
-            finished_requests=old.finished_requests + sum(r.status is Status.FINISHED for r in alive),
+            output_tokens=old.output_tokens + drawn,
+            finished_requests=old.finished_requests + finished,
             peak_running=max(old.peak_running, len(plan.slices)),
             peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
             busy_seconds=old.busy_seconds + seconds,

@@ -109,7 +109,8 @@ class PoolingCore:
 
     def describe(self) -> Mapping[str, str]:
         """What the vectors depend on beside the recipe."""
-        return {"device": self.encoder.device.type, "dtype": str(self.encoder.words.dtype).removeprefix("torch.")}
+        dtype = str(self.encoder.words.dtype).removeprefix("torch.")
+        return {"device": self.encoder.device.type, "dtype": dtype, "torch": torch.__version__}
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

@@ -14,6 +14,7 @@ from runner.recipes import describe, find_recipes, user_folders
 from runner.threads import set_thread_defaults
 
 if TYPE_CHECKING:
+    from hydra.types import RunMode
     from omegaconf import DictConfig
 
 COMMANDS = ("list", "report")
@@ -121,12 +122,14 @@ class _Composition:
             config = parse(resolved)
             from runner.run import run
 
-            run(config, resolved, self._command(overrides))
+            run(config, resolved, self._command(overrides, HydraConfig.get().mode))
         except RunnerError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             self._exit_code = max(self._exit_code, error.exit_code)
 
-    def _command(self, overrides: list[str]) -> list[str]:
-        """What starts or resumes this job alone."""
+    def _command(self, overrides: list[str], mode: RunMode | None) -> list[str]:
+        """What starts or resumes this job alone, also where the recipe itself asks for a sweep."""
         folder = [] if self._config_dir is None else ["--config-dir", self._config_dir]
-        return ["runner", *folder, *(word for word in overrides if not word.lstrip("+").startswith("resume="))]
+        swept = mode is not None and mode.name == "MULTIRUN" and not {"-m", "--multirun"} & set(self._words)
+        alone = ["hydra.mode=RUN"] if swept or "hydra.mode=RUN" in self._words else []
+        return ["runner", *folder, *(w for w in overrides if not w.lstrip("+").startswith("resume=")), *alone]

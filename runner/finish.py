@@ -14,6 +14,7 @@ from runner import manifest
 from runner.config import Config
 from runner.errors import RunFailedError
 from runner.journal import FILE_NAME, Journal
+from runner.measure.session_work import SessionWork
 from runner.run_info import RunInfo
 from runner.sink import REQUESTS, write_outputs
 from runner.sink.atomic import replaced
@@ -27,7 +28,7 @@ def load_finish() -> None:
     imports take in memory is taken once and not when all rows are done."""
     import pyarrow as pa
 
-    import runner.measure
+    import runner.measure.summary
     import runner.report  # noqa: F401
 
     pa.array([""])  # the first array made from Python's objects imports pandas, where it is installed
@@ -42,11 +43,14 @@ def finish_run(
         OSError: the disk is full; nothing that was there is lost.
         RunFailedError: the report could not be built; the outputs are complete.
     """
-    from runner.measure import summarise
     from runner.measure.requests_file import RequestsFile
+    from runner.measure.roofline import ceilings_of
+    from runner.measure.summary import summarise
 
     outputs = write_outputs(journal, config.sinks, info.run_dir)
-    metrics = summarise(RequestsFile(info.run_dir / REQUESTS), stats, journal.sessions())
+    works = noted_work(journal)
+    ceilings = ceilings_of(works, config.measure.roofline)
+    metrics = summarise(RequestsFile(info.run_dir / REQUESTS), stats, journal.sessions(), works, ceilings)
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
         info,
@@ -58,6 +62,12 @@ def finish_run(
     report = _build_report(info.run_dir)
     names = ("config.yaml", "manifest.json", "metrics.json")
     return metrics, [*(info.run_dir / name for name in names), *report]
+
+
+def noted_work(journal: Journal) -> list[SessionWork]:
+    """What each session noted of its work at its end; a killed one noted nothing."""
+    found = [journal.get(f"work_{session.number}") for session in journal.sessions()]
+    return [SessionWork.from_json(data) for data in found if data is not None]
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -24,6 +24,9 @@ from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
 from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
+from runner.measure.energy import no_meter
+from runner.measure.power import PowerMeter
+from runner.measure.session_work import SessionWork
 from runner.progress import Counts, Monitor
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
@@ -152,9 +155,9 @@ class _Run:
         with open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
             writer = Writer(journal, live, session, ready - started_at, measured_from)
-            status = "FAILED"
+            status, meter = "FAILED", self._meter(engine)
             try:
-                with writer, self._monitor(engine, counts := Counts(), done.count, tracker):
+                with meter, writer, self._monitor(engine, counts := Counts(), done.count, tracker):
                     drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
                     with engine_errors("while running"):
                         drive.run(engine, rows)
@@ -165,16 +168,24 @@ class _Run:
                 raise
             finally:
                 elapsed = time.monotonic() - measured_from
-                self._end_session(session, ready - started_at, elapsed, status, engine.stats())
+                work = SessionWork.of(session, elapsed, stats := engine.stats(), meter.stop())
+                self._end_session(work, ready - started_at, status, stats)
 
     def _monitor(self, engine: Engine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
         return Monitor(engine, counts, self.dataset.count(), done, self.config.progress, tracker)
 
-    def _end_session(self, session: int, startup: float, elapsed: float, status: str, stats: EngineStats) -> None:
+    def _meter(self, engine: Engine) -> PowerMeter:
+        """Of the power of the GPU that the engine uses."""
+        device = engine.stats().device
+        reason = no_meter(device.get("type", ""), self.config.measure.energy)
+        return PowerMeter(device.get("uuid") if reason is None else None, reason)
+
+    def _end_session(self, work: SessionWork, startup: float, status: str, stats: EngineStats) -> None:
         """Note the session's end. A disk that is full loses this note, not the error that says so."""
+        journal, number = self.folder.journal, work.session
         try:
-            self.folder.journal.set(engine_stats=dataclasses.asdict(stats))
-            self.folder.journal.update_session(session, startup, elapsed, status)
+            journal.set(engine_stats=dataclasses.asdict(stats), **{f"work_{number}": work.to_json()})
+            journal.update_session(number, startup, work.measured_seconds, status)
         except (sqlite3.Error, OSError) as error:
             _log.error("the session's end could not be noted: %s", error)
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: vLLM's environment has names of its own
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # would be compiled at start; nothing is drawn here
 
 from benchmarks.gpu_measure import main
+
+sys.path.pop()  # ``kernels`` and ``engine`` are names of other packages too, which vLLM's imports may look for
 
 
 class Vllm:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.params import SamplingParams
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request, Status
 from kernels.step_inputs import RequestRows
@@ -16,7 +17,7 @@ from kernels.step_inputs import RequestRows
 Ints = npt.NDArray[np.int32]
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """A running request's row: blocks of it that the device knows, and the position of the token drawn there last."""
 
@@ -44,6 +45,8 @@ class BatchRows:
             top_k=torch.zeros(max_seqs + 1, dtype=torch.int32, device=device),
             floats=torch.zeros(3, max_seqs + 1, device=device),
         )
+        self.slow: set[Request] = set()  # those with rows that ask for more than the fused draw gives
+        self.filtering: set[Request] = set()  # those that leave tokens out
         self._rows: dict[Request, Row] = {}
         self._free = list(range(max_seqs - 1, -1, -1))
 
@@ -52,18 +55,21 @@ class BatchRows:
 
     def follow(self, slices: Sequence[Slice]) -> None:
         """Take rows back from requests that no longer run, give new ones out, and send what the device lacks."""
-        for request, row in list(self._rows.items()):
-            if request.status is not Status.RUNNING or request.preemptions != row.epoch:
-                self._free.append(self._rows.pop(request).number)
+        rows = self._rows
+        unknown = [part for part in slices if part.request not in rows or rows[part.request].epoch != part.epoch]
+        if unknown or len(rows) != len(slices):
+            self._take_back()
+        new = []
+        for part in unknown:
+            row = rows[part.request] = Row(self._free.pop(), part.epoch)
+            new.append((row.number, part.request))
+            if asks_for_more(part.request.params):
+                self.slow.add(part.request)
+            if filters(part.request.params):
+                self.filtering.add(part.request)
         cells: list[tuple[int, int, int]] = []
-        new: list[tuple[int, Request]] = []
         for part in slices:
-            request = part.request
-            if request not in self._rows:
-                self._rows[request] = Row(self._free.pop(), part.epoch)
-                new.append((self._rows[request].number, request))
-            row = self._rows[request]
-            blocks = request.blocks
+            row, blocks = rows[part.request], part.request.blocks
             if row.sent < len(blocks):
                 cells += [(row.number, n, blocks[n]) for n in range(row.sent, len(blocks))]
                 row.sent = len(blocks)
@@ -73,6 +79,13 @@ class BatchRows:
             where = to_device(np.array(cells, np.int32).T, self.device)
             self.state.tables[where[0], where[1]] = where[2]
 
+    def _take_back(self) -> None:
+        for request, row in list(self._rows.items()):
+            if request.status is not Status.RUNNING or request.preemptions != row.epoch:
+                self._free.append(self._rows.pop(request).number)
+                self.slow.discard(request)
+                self.filtering.discard(request)
+
     def _send_parameters(self, new: Sequence[tuple[int, Request]]) -> None:
         params = [request.params for _, request in new]
         ints = np.array([(n, r.seed, max(r.params.top_k, 0)) for n, r in new], np.int64).T
@@ -81,6 +94,16 @@ class BatchRows:
         self.state.seeds[numbers] = seeds
         self.state.top_k[numbers] = top_k.int()
         self.state.floats[:, numbers] = to_device(floats, self.device)
+
+
+def asks_for_more(params: SamplingParams) -> bool:
+    """Whether a request needs more than the fused draw: log-probabilities, penalties, masked stops."""
+    return params.logprobs is not None or params.has_penalties or params.min_tokens > 0
+
+
+def filters(params: SamplingParams) -> bool:
+    """Whether a request leaves tokens out; the draw itself is the same either way."""
+    return not params.greedy and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
 
 
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:

@@ -18,7 +18,7 @@ from engine.execute.model_runner import score_prompt
 from engine.execute.sampler import RawLogprobs, Sample, sample
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
-from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, sections
+from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -58,18 +58,22 @@ class CudaModelRunner:
         ]
         self._rows = BatchRows(max_seqs, -(-max_len // block_size), device)
         pieces = max_seqs * -(-max_len // PIECE)
-        self._plan = allocate_plan(max_seqs, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
-        self._unshared = torch.zeros(max_seqs, dtype=torch.int32, device=device)
+        most = row_bucket(max_seqs)  # padding included
+        self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
+        self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
-        self._shared = SharedBlocks(max_seqs, max_len, block_size, group_size, device) if cascade else None
+        self._shared = SharedBlocks(most, max_len, block_size, group_size, device) if cascade else None
         self._graphs = None if enforce_eager else StepGraphs(self._step, device)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Launched:
         """Start one step; its tokens are on their way to the host when this returns."""
         self._rows.follow(plan.slices)
-        decoding = [part for part in plan.slices if self._decodes(part)]
-        others = [part for part in plan.slices if not self._decodes(part)]
+        decoding: list[Slice] = []
+        others: list[Slice] = []
+        for part in plan.slices:  # the device itself drew the token of those that decode
+            decodes = part.stop - part.start == 1 and part.samples and self._rows[part.request].fed == part.start
+            (decoding if decodes else others).append(part)
         layout = self._lay_out(decoding, others)
         numbers = torch.from_numpy(layout.numbers)
         scored: dict[Request, Sequence[RawLogprobs]] = {}
@@ -85,7 +89,7 @@ class CudaModelRunner:
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Not where a request's next draw depends on tokens that the host must know."""
-        return not any(_special(part.request) for part in plan.slices)
+        return not any(_special(request) for request in self._rows.slow)
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""
@@ -161,7 +165,7 @@ class CudaModelRunner:
 
     def _sample_special(self, logits: torch.Tensor, parts: Sequence[Slice]) -> dict[Request, Sample]:
         """Draw again for requests that need more than the fused draw; waits for the step."""
-        special = [i for i, part in enumerate(parts) if _special(part.request)]
+        special = [i for i, part in enumerate(parts) if _special(part.request)] if self._rows.slow else []
         if not special:
             return {}
         requests = [parts[i].request for i in special]
@@ -172,16 +176,14 @@ class CudaModelRunner:
 
     def _logprobs(self, computed: Computed, parts: Sequence[Slice]) -> RowLogprobs | None:
         """Log-probabilities for the rows that ask for them, on their way to the host."""
+        if not self._rows.slow:
+            return None
         asking = {
             i: part.request.params.logprobs
             for i, part in enumerate(parts)
             if part.request.params.logprobs is not None and not _special(part.request)
         }
         return RowLogprobs(computed.logits, computed.tokens, asking) if asking else None
-
-    def _decodes(self, part: Slice) -> bool:
-        """Whether the slice is one token that the device itself drew last for this request."""
-        return part.stop - part.start == 1 and part.samples and self._rows[part.request].fed == part.start
 
 
 def _tokens(parts: Sequence[Slice]) -> int:

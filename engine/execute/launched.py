@@ -64,11 +64,14 @@ class Launched:
         """Wait for the step and give its result."""
         if self._ready is not None:
             self._ready.synchronize()
+        tokens = dict(zip(self._requests, self._tokens.tolist(), strict=True))
         found = {} if self._logprobs is None else self._logprobs.by_row()
-        tokens = self._tokens.tolist()
-        rows = enumerate(zip(self._requests, tokens, strict=True))
-        drawn = {request: Sample(token, found.get(i)) for i, (request, token) in rows}
-        return StepResult(drawn | dict(self._again), self._scored)
+        logprobs = {self._requests[row]: scored for row, scored in found.items()}
+        for request, sample in self._again.items():
+            tokens[request] = sample.token
+            if sample.logprobs is not None:
+                logprobs[request] = sample.logprobs
+        return StepResult(tokens, logprobs, self._scored)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

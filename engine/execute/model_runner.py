@@ -63,11 +63,12 @@ class ModelRunner:
                 scored[part.request] = score_prompt(self.model, hidden[at : at + length], part)
             at += length
         if not sampling:
-            return StepResult({}, scored)
+            return StepResult({}, {}, scored)
         rows = torch.tensor([ends[part.request] for part in sampling], device=self.device)
         requests = [part.request for part in sampling]
         drawn = sample(self.model.logits(hidden[rows]), requests)
-        return StepResult(dict(zip(requests, drawn, strict=True)), scored)
+        logprobs = {r: one.logprobs for r, one in zip(requests, drawn, strict=True) if one.logprobs is not None}
+        return StepResult({r: one.token for r, one in zip(requests, drawn, strict=True)}, logprobs, scored)
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""

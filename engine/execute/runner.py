@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.execute.sampler import RawLogprobs, Sample
+from engine.execute.sampler import RawLogprobs
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step produced: a token for each slice that samples, and log-probabilities of prompt tokens.
+    """What a step produced: a token for each slice that samples, and log-probabilities where they are asked for.
 
     ``device_seconds``: how long the device computed, by its own clock; ``None`` where it has none of its own.
     """
 
-    samples: Mapping[Request, Sample]
+    tokens: Mapping[Request, int]
+    logprobs: Mapping[Request, RawLogprobs] = field(default_factory=dict)
     prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
     device_seconds: float | None = None
 

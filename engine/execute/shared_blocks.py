@@ -21,7 +21,7 @@ class SharedBlocks:
     """Owns the device's description of who shares what; captured graphs read it in place."""
 
     def __init__(self, max_seqs: int, max_len: int, block_size: int, group_size: int, device: torch.device) -> None:
-        """Room for ``max_seqs`` sequences; ``group_size`` is query heads per key head."""
+        """Room for batches of ``max_seqs`` sequences, padding included; ``group_size`` is query heads per key head."""
         self._block_size = block_size
         self._group_size = group_size
         self._max_seqs = max_seqs

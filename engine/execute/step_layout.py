@@ -14,6 +14,7 @@ from engine.schedule.plan import Slice
 from kernels.cuda.prefill import prefill_tiles, tile_tokens
 
 Ints = npt.NDArray[np.int32]
+BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
 DRAWN = -1  # in place of a token id: the token that the device drew last for the row
 NOTHING = -1  # in place of a token's number: the row draws nothing
 
@@ -73,15 +74,15 @@ def lay_out(
         padded: round sizes up to those that are captured.
     """
     sampling = [*decoding, *(part for part in others if part.samples)]
-    filtered = any(_filters(part) for part in sampling)
+    filtered = bool(rows.filtering) and any(part.request in rows.filtering for part in sampling)
     if not others:
-        size = bucket_of(len(decoding), rows.padding) if padded else len(decoding)
+        size = bucket_of(len(decoding)) if padded else len(decoding)
         shape = StepShape(size, size, 0, filtered)
         numbers = _padding(shape, rows.padding)
         _fill_tokens(named(numbers, shape), decoding, rows)
         return StepLayout(shape, numbers, sampling)
     tiles = _tiles(decoding, others, rows, geometry)
-    shape = _mixed_shape(decoding, others, len(sampling), len(tiles), filtered, rows.padding, geometry, padded)
+    shape = _mixed_shape(decoding, others, len(sampling), len(tiles), filtered, geometry, padded)
     numbers = _padding(shape, rows.padding)
     inputs = named(numbers, shape)
     _fill_tokens(inputs, [*decoding, *others], rows)
@@ -102,36 +103,29 @@ def sections(numbers: torch.Tensor, shape: StepShape) -> dict[str, torch.Tensor]
     return dict(zip(lengths, numbers.split(list(lengths.values())), strict=True))
 
 
-def bucket_of(count: int, most: int) -> int:
-    """The captured batch size that serves ``count`` sequences: fine steps where a step is short, coarse ones beyond."""
-    for limit, step in ((2, 1), (8, 2), (64, 8), (256, 16)):
-        if count <= limit:
-            return min(most, -(-count // step) * step)
-    return min(most, -(-count // 32) * 32)
+def bucket_of(count: int) -> int:
+    """The captured step size that serves ``count`` tokens.
+
+    Up to 16 rows our own products serve. Beyond, sizes are those at which cuBLAS was not slower than at the next
+    greater one (docs/performance.md): a padded row costs less than an odd shape, and fewer graphs are captured.
+    """
+    return next((size for size in BUCKETS if count <= size), -(-count // 256) * 256)
 
 
-def token_bucket(count: int) -> int:
-    """The captured size that serves a step of ``count`` tokens with prompts among them."""
-    step = 64 if count <= 512 else 128
-    return -(-count // step) * step
-
-
-def row_bucket(count: int, most: int) -> int:
-    """The captured number of rows beside prompts, where a few rows more cost little."""
-    if count <= 64:
-        return min(most, 0 if count == 0 else 16 if count <= 16 else 64)
-    return min(most, -(-count // 128) * 128)
+def row_bucket(count: int) -> int:
+    """The captured number of rows beside prompts: none, or at least 16."""
+    return bucket_of(max(count, 16)) if count else 0
 
 
 def _mixed_shape(
-    decoding: Sequence[Slice], others: Sequence[Slice], rows: int, tiles: int, filtered: bool, most: int,
+    decoding: Sequence[Slice], others: Sequence[Slice], rows: int, tiles: int, filtered: bool,
     geometry: Geometry, padded: bool,
 ) -> StepShape:  # fmt: skip
     tokens = len(decoding) + sum(part.stop - part.start for part in others)
     if padded:
-        tokens = token_bucket(tokens)
+        tokens = bucket_of(tokens)
         few = tokens // tile_tokens(geometry.heads, geometry.kv_heads, geometry.head_dim) + 16
-        rows, tiles = min(row_bucket(rows, most), tokens), few if tiles <= few else tokens
+        rows, tiles = min(row_bucket(rows), tokens), few if tiles <= few else tokens
     return StepShape(tokens, rows, tiles, filtered)
 
 
@@ -183,9 +177,3 @@ def _tiles(decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, 
     numbers = np.array([rows[part.request].number for part in others], np.int32)
     tiles[:, 0] = numbers[tiles[:, 0]]
     return tiles
-
-
-def _filters(part: Slice) -> bool:
-    """Whether the request leaves tokens out; the draw itself is the same either way."""
-    params = part.request.params
-    return not params.greedy and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)

@@ -32,6 +32,11 @@ class StepBudget:
             return self.tokens if paced > 0 else 0
         return max(0, min(self.tokens, paced))
 
+    def take_counted(self) -> None:
+        """A slice of one token is planned, which is taken off the pace already."""
+        self.tokens -= 1
+        self.planned = True
+
     def take(self, tokens: int, counted: int = 0) -> None:
         """A slice is planned; ``counted`` of its tokens are taken off the pace already."""
         self.tokens -= tokens

@@ -78,10 +78,13 @@ class Scheduler:
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
-        for part in plan.slices:
-            self._progress(part.request, part.stop)
-            if part.samples:
-                part.request.output.append(PENDING)
+        work = 0
+        for request, _, stop, samples, _ in plan.slices:
+            work += stop - request.computed
+            request.computed = stop
+            if samples:
+                request.output.append(PENDING)
+        self.pacing.work -= work
 
     def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
@@ -91,19 +94,17 @@ class Scheduler:
             sampled: the token drawn for each slice that samples.
         """
         finished = []
-        for part in plan.slices:
-            request = part.request
+        for request, _, stop, samples, epoch in plan.slices:
             if request.status is Status.FINISHED:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
-            if part.epoch == request.preemptions:
-                if part.stop > request.computed:
-                    self._progress(request, part.stop)
-                self.kv.cache.publish(request, part.stop)
-            if part.samples:
-                produced = part.stop - len(request.prompt) + 1
-                if len(request.output) < produced:
-                    request.output.append(PENDING)
-                request.output[produced - 1] = sampled[request]
+            if epoch == request.preemptions:
+                if stop > request.computed:
+                    self._progress(request, stop)
+                if stop // self.limits.block_size > request.published:
+                    self.kv.cache.publish(request, stop)
+            if samples:
+                produced = stop - len(request.prompt) + 1
+                request.output[produced - 1 : produced] = [sampled[request]]
                 if _reached_end(request, produced):
                     finished.append(request)
         for request in finished:
@@ -126,15 +127,20 @@ class Scheduler:
 
     def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
-        slices, preempted = [], False
+        slices, preempted, size = [], False, self.limits.block_size
         queue = deque(self.running)
         while queue and budget.tokens > 0:
             request = queue.popleft()
-            if len(request.output) >= request.max_output:
+            produced = len(request.output)
+            if produced >= request.max_output:
                 continue  # its last token is being drawn
-            total, start = request.total, request.computed
-            stop = total if total - start == 1 else min(total, start + budget.grant(request, whole=False))
-            if stop == start:
+            total = len(request.prompt) + produced
+            if total - request.computed == 1 and total <= len(request.blocks) * size:  # it decodes, and has room
+                slices.append(Slice(request, total - 1, total, True, request.preemptions))
+                budget.take_counted()
+                continue
+            stop = min(total, request.computed + budget.grant(request, whole=False))
+            if stop == request.computed:
                 continue  # paced
             while not self.kv.grow(request, stop):
                 victim = queue.pop() if queue else request
@@ -144,7 +150,7 @@ class Scheduler:
                     break
             else:
                 slices.append(self._plan(request, stop))
-                budget.take(stop - start, counted=1)
+                budget.take(stop - request.computed, counted=1)
         return slices, preempted
 
     def _admit_waiting(self, budget: StepBudget) -> list[Slice]:

@@ -77,11 +77,18 @@ class HfDataset(TableSection):
     revision: str | None = None
 
 
+Unused = Annotated[Any, Field(exclude=True)]  # a key of the other kind: Hydra lays mappings over one another
+
+
 class FixedLength(Section):
     """Always the same number of tokens."""
 
     kind: Literal["fixed"] = "fixed"
     tokens: Annotated[int, Field(ge=1)]
+    mu: Unused = None
+    sigma: Unused = None
+    min: Unused = None
+    max: Unused = None
 
 
 class LognormalLength(Section):
@@ -92,6 +99,7 @@ class LognormalLength(Section):
     sigma: Annotated[float, Field(ge=0)]
     min: Annotated[int, Field(ge=1)] = 4
     max: Annotated[int, Field(ge=1)] = 2000
+    tokens: Unused = None
 
     @model_validator(mode="after")
     def _ordered(self) -> LognormalLength:

@@ -8,7 +8,9 @@ from typing import Any
 
 from runner.config.schema import Config
 
-COSMETIC = {"name", "output_root", "resume", "progress", "tracking", "sinks", "max_error_rate", "max_truncated_rate"}
+COSMETIC = {
+    "name", "output_root", "resume", "progress", "tracking", "sinks", "measure", "max_error_rate", "max_truncated_rate"
+}  # fmt: skip
 """Sections that change what is shown or where it goes, and no record."""
 
 

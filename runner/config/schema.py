@@ -13,6 +13,7 @@ from runner.config.sections import (
     EmbedTask,
     GenerateTask,
     LoadSection,
+    MeasureSection,
     MlflowTracking,
     ModelSection,
     NativeEngine,
@@ -46,6 +47,7 @@ class Config(Section):
     sinks: tuple[SinkSection, ...] = (SinkSection(kind="jsonl"),)
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
     load: LoadSection = LoadSection()
+    measure: MeasureSection = MeasureSection()
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_truncated_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     output_root: Annotated[str, Field(min_length=1)] = "outputs"

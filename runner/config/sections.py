@@ -138,3 +138,10 @@ class LoadSection(Section):
     """How requests arrive: ``offline`` is all at once."""
 
     kind: Literal["offline"] = "offline"
+
+
+class MeasureSection(Section):
+    """What is measured beside times and tokens: the distance to the machine's ceilings, and the GPU's energy."""
+
+    roofline: bool = True
+    energy: bool = True

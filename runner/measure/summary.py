@@ -12,15 +12,24 @@ from typing import Any
 import pyarrow.compute as pc
 
 from engine.stats import EngineStats
+from runner.measure.energy import energy, memory
 from runner.measure.latency import SPANS, request_times, statistics, total, without_error
 from runner.measure.requests_file import RequestsFile
+from runner.measure.roofline import Found, roofline, roofline_detail
+from runner.measure.session_work import SessionWork
 from runner.measure.timeline import timeline_columns
 from runner.run_info import Session
 
 SCHEMA = 1
 
 
-def summarise(requests: RequestsFile, stats: EngineStats, sessions: Sequence[Session]) -> dict[str, Any]:
+def summarise(
+    requests: RequestsFile,
+    stats: EngineStats,
+    sessions: Sequence[Session],
+    works: Sequence[SessionWork] = (),
+    ceilings: Found | None = None,
+) -> dict[str, Any]:
     """The content of metrics.json.
 
     Args:
@@ -28,10 +37,13 @@ def summarise(requests: RequestsFile, stats: EngineStats, sessions: Sequence[Ses
             several times, a row group at a time.
         stats: the engine's totals in the last session; timeline, KV use and start-up phases come from it.
         sessions: every process that worked on the run, in order.
+        works: what those of them noted that were not killed.
+        ceilings: of every machine in ``works``.
 
     Returns:
         ``metrics`` (flat, ``ttft_ms/p99`` to a number or null), ``notes`` (why a metric is null), ``samples`` (how many
-        requests each distribution rests on), ``sessions``, ``engine`` and ``timeline``. JSON types only, no NaN.
+        requests each distribution rests on), ``sessions``, ``engine``, ``roofline`` (ceilings and groups of steps, or
+        null) and ``timeline``. JSON types only, no NaN.
     """
     rows = _rows(requests)
     measured = sum(session.measured_seconds for session in sessions)
@@ -45,6 +57,13 @@ def summarise(requests: RequestsFile, stats: EngineStats, sessions: Sequence[Ses
         notes |= missing
     metrics |= rows
     _engine(rows, stats, metrics, notes)
+    for values, missing in (
+        roofline(works, ceilings or {}),
+        energy(works, sessions, rows["tokens/output"]),
+        memory(stats),
+    ):
+        metrics |= values
+        notes |= missing
     metrics |= {"measured_s": measured, "startup_s": sum(s.startup_seconds for s in sessions)}
     metrics |= {f"startup_s/{phase}": float(seconds) for phase, seconds in stats.startup.items()}
     metrics["sessions"] = len(sessions)
@@ -55,6 +74,7 @@ def summarise(requests: RequestsFile, stats: EngineStats, sessions: Sequence[Ses
         "samples": samples,
         "sessions": [asdict(session) for session in sessions],
         "engine": {"device": dict(stats.device), "numerics": dict(stats.numerics), "steps": stats.steps},
+        "roofline": roofline_detail(works, ceilings or {}),
         "timeline": timeline_columns(stats.timeline),
     }
 

@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from runner.manifest import dataset_name
 from runner.measure.definitions import METRICS, STATISTICS, Group, Metric
-from runner.report import charts
-from runner.report.format import figure, number, shortened, unit_label, utc
+from runner.report import charts, roofline
+from runner.report.format import figure, number, share, shortened, unit_label, utc
 from runner.report.run_files import RunFiles, read_run
 from runner.report.verdict import judge
 from runner.tracking.store import mlflow_command
@@ -26,6 +26,8 @@ MOST_TEXT = 1200
 MOST_INLINE = 160  # characters of a kept column that is shown without unfolding it
 OTHER_GROUPS: tuple[tuple[Group, str], ...] = (
     ("throughput", "Throughput"),
+    ("roofline", "Distance to the roofline"),
+    ("energy", "Energy"),
     ("rows", "Rows and tokens"),
     ("engine", "Engine and memory"),
     ("phases", "Phases"),
@@ -60,6 +62,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": figure,
+        "share": share,
         "unit": unit_label,
         "number": number,
         "utc": utc,
@@ -94,6 +97,8 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "samples": run.metrics.get("samples") or {},
         "groups": list(_groups(flat)),
         "charts": list(_charts(run)),
+        "roofline": roofline.table(run.metrics.get("roofline")),
+        "roofline_charts": list(_roofline(run.metrics.get("roofline"))),
         "outputs": [_row(record) for record in run.outputs],
         "errors": [_row(record) for record in run.errors],
         "facts": _facts(run),
@@ -139,6 +144,13 @@ def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:
     yield from _chart("KV cache in use", since, WIDE, lambda w: charts.kv_use(timeline, w))
     for metric in (m for m in METRICS if m.distribution):
         yield from _histogram(run, metric)
+
+
+def _roofline(detail: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if detail is not None:
+        title = f"{roofline.unit_of(detail)[1]} over arithmetic intensity"
+        note = "a dot's area is its share of the seconds"
+        yield from _chart(title, note, WIDE, lambda w: roofline.chart(detail, w), roofline.LEGEND)
 
 
 def _histogram(run: RunFiles, metric: Metric) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from runner.manifest import digest_file
 from runner.measure.definitions import find
@@ -121,11 +122,23 @@ def _notes(run: RunFiles) -> Iterator[str]:
             f"work that a killed session lost counts as time but not as output. Timeline, KV use and memory are those "
             f"of the last session."
         )
+    yield from _silent_sessions(run, sessions)
     if sessions and sessions[-1]["status"] != "FINISHED":
         yield f"The last session ended as {sessions[-1]['status']} after its last row; the run was completed later."
     yield from _missing_figures(run)
     if (run.manifest.get("git") or {}).get("dirty"):
         yield "The working tree had changes that are not in the commit; the manifest has their digest."
+
+
+def _silent_sessions(run: RunFiles, sessions: list[dict[str, Any]]) -> Iterator[str]:
+    """Sessions that have no part in the roofline figures."""
+    noted = (run.metrics.get("roofline") or {}).get("sessions")
+    silent = [str(s["number"]) for s in sessions if s["number"] not in (noted or []) and s["measured_seconds"] > 0]
+    if noted and silent:
+        yield (
+            f"Distance to the roofline: without session{'s' * (len(silent) > 1)} {', '.join(silent)}, killed before "
+            f"what the engine did was noted."
+        )
 
 
 def _missing_figures(run: RunFiles) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.gpu_invariance import cost_ratios, verdicts
 from benchmarks.gpu_workloads import write_model
 from benchmarks.invariance import Case, Outcome, SharedWeights, Work, cases, differences, requests, unmet
 
@@ -81,3 +83,22 @@ def test_what_did_not_happen_is_told(weights: SharedWeights, work: list[Work]) -
     assert unmet(weights.run(work[:3], case), case) == "no preemptions happened"
     bad = Outcome({0: ((5,), (float("nan"),))}, {"preemptions": 1}, 0.0)
     assert unmet(bad, case) == "a log-probability is not finite"
+
+
+def test_verdicts() -> None:
+    """Equal rows pass; a difference, a missing accident and a comparison that sees nothing are named."""
+    equal = {"event": "case", "model": "m", "part": "equal", "case": "c", "tokens_differ": 0, "logprobs_differ": 0}
+    varied = equal | {"part": "variance", "logprobs_differ": 9}
+    options = Namespace(models="m", parts="equal,variance")
+    assert verdicts([equal, varied], options) == []
+    assert verdicts([equal | {"logprobs_differ": 2}, varied], options) == ["m, equal, c: 0 / 2 requests differ"]
+    assert verdicts([equal | {"reason": "no swaps happened"}, varied], options) == ["m, equal, c: no swaps happened"]
+    assert "none seen" in verdicts([equal, varied | {"logprobs_differ": 0}], options)[0]
+
+
+def test_cost_leaves_the_first_repeat_of_each_process_out() -> None:
+    row = {"event": "repeat", "model": "m", "workload": "decode"}
+    rates = [(True, 0, 1.0), (True, 1, 99.0), (False, 0, 1.0), (False, 1, 100.0), (True, 1, 97.0), (False, 1, 100.0)]
+    rows = [row | {"batch_invariant": on, "repeat": n, "output_tokens_s": rate} for on, n, rate in rates]
+    (found,) = cost_ratios("m", rows)
+    assert found["ratio"] == pytest.approx(0.98)

@@ -34,7 +34,7 @@ class AheadRunner:
         for request in waiting:
             request.output[-1] = PENDING
         self.fed += len(waiting)
-        self.drawn |= {request: sample.token for request, sample in done.value.samples.items()}
+        self.drawn |= done.value.tokens
         return done
 
     def runs_ahead(self, plan: StepPlan) -> bool:

@@ -6,16 +6,16 @@ Run by hand on a machine with a GPU: ``pytest tests/gpu -m gpu``.
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.correctness import distances, engine_scores, random_prompts
 from benchmarks.gpu_workloads import SHAPES, write_model
 from benchmarks.invariance import Case, Outcome, SharedWeights, Work, cases, differences, requests, unmet
-from engine import LLM, SamplingParams
-from engine.model.checkpoint import Checkpoint
+from benchmarks.reference import random_tensors
+from engine import LLM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -54,40 +54,11 @@ def test_equal_to_the_bit(weights: SharedWeights, work: list[Work], expected: Ou
     assert unmet(got, case) is None
 
 
-def prompts(count: int, longest: int) -> list[list[int]]:
-    draw = random.Random(3)
-    return [[draw.randrange(10, 32000) for _ in range(draw.randint(2, longest))] for _ in range(count)]
-
-
 def test_logits_against_float32(model: Path) -> None:
-    """The bf16 model's log-probabilities are as near to transformers' in float32 as transformers' own bf16 ones."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    """As near to transformers' float32 as transformers' own bf16; at full depth: ``benchmarks/gpu_correctness.py``."""
+    with LLM(str(model), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=512) as llm:
+        scored = engine_scores(llm, random_prompts(6, 300), 16)
     config = json.loads((model / "config.json").read_text())
     device = torch.device("cuda")
-    work = prompts(4, 200)
-    distances = {}
-    reference: list[torch.Tensor] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        hf = LlamaForCausalLM(LlamaConfig(**config)).to(device, dtype)
-        checkpoint = Checkpoint(None, torch.bfloat16, device)
-        hf.load_state_dict({n: checkpoint.take(n, *p.shape).to(dtype) for n, p in hf.named_parameters()}, strict=False)
-        with torch.inference_mode():
-            values = [hf(torch.tensor([ids], device=device)).logits[0].float().log_softmax(-1) for ids in work]
-        if dtype is torch.float32:
-            reference = values
-        else:
-            distances["transformers"] = max((a - b).abs().mean().item() for a, b in zip(values, reference, strict=True))
-        del hf
-    scored = LLM(str(model), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=512)
-    with scored as llm:
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-        outputs = llm.generate(work, params, use_tqdm=False)
-    ours, theirs = [], []
-    for output, ids, values in zip(outputs, work, reference, strict=True):
-        for position in range(1, len(ids)):
-            ours.append(output.prompt_logprobs[position][ids[position]].logprob)  # type: ignore[index]
-            theirs.append(values[position - 1, ids[position]].item())
-    distance = (torch.tensor(ours) - torch.tensor(theirs)).abs().mean().item()
-    print(f"mean distance to float32: ours {distance:.4f}, transformers bf16 {distances['transformers']:.4f}")
-    assert distance < 1.5 * distances["transformers"]
+    for part, values in distances(config, random_tensors(device), scored, device).items():
+        assert values["engine_mean"] < 1.5 * values["transformers_bf16_mean"], (part, values)

@@ -12,13 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from engine.costs import Cost, StepGroups
 from engine.stats import EngineStats, TimelinePoint
 from runner import manifest
-from runner.measure import summarise
+from runner.measure.ceilings import Ceilings
+from runner.measure.power import PowerReading
 from runner.measure.requests_file import RequestsFile
+from runner.measure.session_work import SessionWork
+from runner.measure.summary import summarise
 from runner.run_info import RunInfo, Session
 
 BLOCK_SIZE, BLOCKS, SEQUENCES, WINDOW = 16, 900, 32, 64
+WEIGHTS, KEY = 540_000_000, 46_080  # bytes of a model of 135 million parameters, and of a token in its cache
+CEILINGS = Ceilings(read_bytes_per_s=6.0e10, copy_bytes_per_s=5.4e10, matmul_flops_per_s=2.0e12)
 BAD_ROW = "prompt has 2,310 tokens, more than max_model_len=2048"
 
 SCHEMA = pa.schema(
@@ -85,6 +91,7 @@ class _Simulation:
     waiting: list[_Row] = field(default_factory=list)
     running: list[_Row] = field(default_factory=list)
     timeline: list[TimelinePoint] = field(default_factory=list)
+    groups: StepGroups = field(default_factory=StepGroups)
 
     def run(self) -> None:
         todo = list(self.rows)
@@ -102,7 +109,11 @@ class _Simulation:
             row.scheduled = self.time
             self.running.append(row)
         new = sum(row.prompt for row in self.running if row.made == 0)
+        began = self.time
         self.time += (0.011 + 0.0011 * len(self.running) + 0.00018 * new) * float(self.rng.lognormal(0, 0.12))
+        keys = sum(row.prompt + row.made for row in self.running)
+        cost = Cost(WEIGHTS // 2 * (len(self.running) + new), WEIGHTS + KEY * (keys + new))
+        self.groups.add(cost, self.time - began)
         for row in self.running:
             row.made += 1
             row.first = self.time if row.first is None else row.first
@@ -181,6 +192,12 @@ def make_run(root: Path, rows: int) -> RunInfo:
     return RunInfo("demo", run_id, run_dir, config(rows), digest, ["runner", "+recipe=demo"])
 
 
+def works_of(stats: EngineStats, sessions: list[Session]) -> list[SessionWork]:
+    """What the last session noted; the others were killed."""
+    power = PowerReading(sessions[-1].measured_seconds, reason="the engine ran on the CPU")
+    return [SessionWork.of(sessions[-1].number, sessions[-1].measured_seconds, stats, power)]
+
+
 def simulate(rows: int, bad: int = 0, sessions: int = 1, seed: int = 0) -> tuple[pa.Table, EngineStats, list[Session]]:
     """The requests table, engine statistics and sessions of a simulated run; all but the last session were killed."""
     rng = np.random.default_rng(seed)
@@ -200,8 +217,12 @@ def simulate(rows: int, bad: int = 0, sessions: int = 1, seed: int = 0) -> tuple
         kv_blocks_total=BLOCKS,
         peak_kv_blocks=simulation.peak_blocks,
         startup={"load": 1.62, "cache": 0.03, "tokenizer": 0.71},
-        device={"kind": "cpu", "name": "Example CPU", "threads": "2", "dtype": "float32"},
-        numerics={"digest": "sha256:77c1", "attention": "torch", "gemm": "onednn"},
+        busy_seconds=simulation.time,
+        flops=sum(group.flops for group in simulation.groups.groups()),
+        bytes=sum(group.bytes for group in simulation.groups.groups()),
+        step_groups=simulation.groups.groups(),
+        device={"type": "cpu", "name": "Example CPU", "threads": "2"},
+        numerics={"dtype": "float32", "torch": "2.13.0", "attention": "torch", "gemm": "onednn"},
         timeline=tuple(simulation.timeline),
     )
     return pa.Table.from_pylist(records, schema=SCHEMA), stats, done
@@ -228,7 +249,10 @@ def write_run_folder(root: Path, *, rows: int = 160, bad: int = 1, sessions: int
     model = {"name": "smollm2-135m-instruct", "weights": "sha256:" + "b10a" * 16, "tokenizer": "sha256:" + "c4ca" * 16}
     outputs = {name: manifest.digest_file(run.run_dir / name) for name in ("outputs.jsonl", "errors.jsonl")}
     _write_json(run.run_dir / "manifest.json", manifest.build(run, dataset=dataset, model=model, outputs=outputs))
-    _write_json(run.run_dir / "metrics.json", summarise(RequestsFile(run.run_dir / "requests.parquet"), stats, done))
+    works = works_of(stats, done)
+    found = {work.machine: CEILINGS for work in works if work.machine is not None}
+    requests = RequestsFile(run.run_dir / "requests.parquet")
+    _write_json(run.run_dir / "metrics.json", summarise(requests, stats, done, works, found))
     return run
 
 

@@ -123,6 +123,15 @@ def test_synthetic_lengths() -> None:
                                        max_token_id=50))[7]  # fmt: skip
 
 
+def test_keys_of_the_other_kind_of_length_mean_nothing() -> None:
+    both = {"tokens": 7, "mu": 4.8, "sigma": 0.5, "min": 4, "max": 90}
+    for kind, own in (("fixed", ["tokens"]), ("lognormal", ["mu", "sigma", "min", "max"])):
+        alone = {"kind": kind} | {name: both[name] for name in own}
+        one, other = (opened(kind="synthetic", rows=20, input_length=x) for x in (alone, both | {"kind": kind}))
+        assert columns(one) == columns(other)
+        assert one.source.fingerprint() == other.source.fingerprint()
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=3), max_size=60))
 def test_duplicates_against_a_set(names: list[str]) -> None:

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.stats import EngineStats, TimelinePoint
-from runner.measure import definitions, summarise
+from runner.measure import definitions
 from runner.measure.requests_file import RequestsFile
-from runner.measure.summary import peak_memory_mib
+from runner.measure.summary import peak_memory_mib, summarise
 from runner.run_info import Session
 from tests.runner.launch import ROOT
 from tests.runner.run_folder import SCHEMA, simulate

@@ -19,6 +19,7 @@ from engine.args import EngineArgs
 from engine.params import SamplingParams
 from runner.composition import plain_data
 from runner.config import Config, engine_args, parse
+from runner.config.dataset import SyntheticDataset
 from runner.config.keys import known_keys
 from runner.config.sections import ModelSection, NativeEngine, NullEngine
 from runner.recipes import BUILT_IN, find_recipes
@@ -75,6 +76,50 @@ def test_every_engine_argument_can_be_set() -> None:
     """A new field of EngineArgs needs a key in NativeEngine or ModelSection, and a line in the YAML of its group."""
     keys = (NativeEngine.model_fields.keys() | ModelSection.model_fields.keys()) - {"kind", "name", "config"}
     assert keys | {"model", "runner"} == {field.name for field in dataclasses.fields(EngineArgs)}
+
+
+@pytest.mark.usefixtures("hydra")
+def test_each_ablation_changes_one_engine_argument() -> None:
+    names = sorted(path.stem for path in (BUILT_IN / "ablation").glob("*.yaml"))
+    plain = engine_args(composed("+recipe=ablation_gpu"))
+    changed = {}
+    for name in names:
+        args = engine_args(composed(f"ablation={name}", "+recipe=ablation_gpu"))
+        changed[name] = [f.name for f in dataclasses.fields(args) if getattr(args, f.name) != getattr(plain, f.name)]
+    assert changed.pop("baseline") == []
+    assert [len(fields) for fields in changed.values()] == [1] * len(changed), changed
+    assert len({fields[0] for fields in changed.values()}) == len(changed)
+    recipe = yaml.safe_load((BUILT_IN / "recipe" / "ablation_gpu.yaml").read_text())
+    swept = recipe["hydra"]["sweeper"]["params"]["ablation"].replace(" ", "").split(",")
+    assert sorted(swept) == names
+    assert swept[0] == "batch_invariant"
+
+
+def test_a_recipe_may_sweep_by_itself_and_each_job_runs_alone_again(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "two.yaml").write_text(
+        "# two: by itself\ndefaults: [demo]\nhydra: {mode: MULTIRUN, sweeper: {params: {sampling.max_tokens: '3,4'}}}\n"
+    )
+    articles(tmp_path, 2)
+    words = ("+recipe=two", *NULL, "dataset.path=articles.jsonl")
+    succeed(tmp_path, *words)
+    folders = run_dirs(tmp_path, "two")
+    configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in folders]
+    assert sorted(config["sampling"]["max_tokens"] for config in configs) == [3, 4]
+    command = json.loads((folders[0] / "manifest.json").read_text())["command"]
+    assert command[-1] == "hydra.mode=RUN"
+    succeed(tmp_path, *command[1:])
+    assert len(run_dirs(tmp_path, "two")) == 3
+    again = json.loads((run_dirs(tmp_path, "two")[-1] / "manifest.json").read_text())["command"]
+    assert again == command
+
+
+@pytest.mark.usefixtures("hydra")
+def test_lengths_of_either_kind_can_be_set() -> None:
+    words = ("+recipe=throughput", "dataset.input_length={kind: lognormal, mu: 3, sigma: 1}")
+    for length in (composed(*words), composed("+recipe=throughput", "dataset.input_length.tokens=9")):
+        assert isinstance(length.dataset, SyntheticDataset)
+    assert composed(*words).dataset.input_length.kind == "lognormal"  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("hydra")

@@ -64,6 +64,37 @@ def test_chat_and_its_report(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found[0]["output"].split()[0] in before.decode()
 
 
+def check_roofline(path: Path) -> None:
+    """The shares are what their definitions say, and no run is faster than its machine."""
+    content = json.loads((path / "metrics.json").read_text())
+    flat, detail = content["metrics"], content["roofline"]
+    busy = flat["engine_busy_share"] * flat["measured_s"]
+    assert flat["mbu"] == pytest.approx(flat["work/gb"] / (busy * flat["ceiling/read_gb_per_s"]))
+    assert flat["mfu"] == pytest.approx(flat["work/tflop"] / (busy * flat["ceiling/matmul_tflop_per_s"]))
+    by_work = flat["work/tflop"] / flat["ceiling/matmul_tflop_per_s"], flat["work/gb"] / flat["ceiling/read_gb_per_s"]
+    assert max(by_work) * 0.999 <= flat["floor_s"] <= sum(by_work)
+    assert flat["floor_share"] == pytest.approx(flat["floor_s"] / flat["measured_s"])
+    assert 0 < flat["floor_share"] <= 1.05
+    assert 0 < flat["engine_busy_share"] <= 1
+    assert sum(group["steps"] for group in detail["groups"]) == content["engine"]["steps"]
+    for name in ("energy_j", "energy_j_per_output_token", "power_w/mean", "device_busy_share"):
+        assert (flat[name], content["notes"][name]) == (None, "the engine ran on the CPU")
+
+
+def test_demo_is_measured_against_its_machine(here: Path) -> None:
+    path, _ = run(here, "demo", *SHORT, "dataset.limit=2")
+    check_roofline(path)
+    assert "Distance to the roofline" in (path / "report.md").read_text()
+
+
+def test_without_the_roofline_nothing_is_made_up(here: Path) -> None:
+    path, _ = run(here, "throughput", *SYNTHETIC, "measure.roofline=false")
+    content = json.loads((path / "metrics.json").read_text())
+    assert (content["metrics"]["mbu"], content["notes"]["mbu"]) == (None, "measure.roofline is off")
+    assert content["metrics"]["work/gb"] > 0
+    assert content["roofline"] is None
+
+
 def test_summarize_files_of_ones_own(here: Path) -> None:
     (here / "notes" / "sub").mkdir(parents=True)
     for name, text in TEXTS.items():
@@ -79,6 +110,7 @@ def test_embed(here: Path) -> None:
     for row in found:
         assert math.isclose(math.hypot(*row["output"]), 1.0, abs_tol=1e-4)
     assert found[0]["output"] != found[1]["output"]
+    check_roofline(path)
     for request in pq.read_table(path / "requests.parquet").to_pylist():
         assert request["first_token_s"] is None
         assert 0 <= request["arrival_s"] <= request["last_token_s"]

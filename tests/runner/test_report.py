@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from jinja2 import TemplateNotFound
 from runner.errors import RunFailedError
 from runner.finish import _build_report
 from runner.measure import definitions
-from runner.report import ReportError, build_report
+from runner.report import ReportError, build_report, roofline
 from runner.report.charts import histogram, kv_use, requests, throughput
 from runner.report.format import NONE, figure, number, shortened
 from runner.report.run_files import read_run
@@ -153,9 +154,53 @@ def test_plots_are_well_formed_and_in_two_widths(run: RunInfo) -> None:
     text = (run.run_dir / "report.html").read_text(encoding="utf-8")
     plots = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
     labels = [ElementTree.fromstring(plot).attrib["aria-label"] for plot in plots]
-    assert len(labels) == 14
-    assert len(set(labels)) == 7
+    assert len(labels) == 16
+    assert len(set(labels)) == 8
     assert not re.search(r"nan|inf\b", "".join(plots))
+
+
+def test_the_roofline_section_adds_up(run: RunInfo) -> None:
+    page, content = html(run), json.loads((run.run_dir / "metrics.json").read_text())
+    detail = content["roofline"]
+    memory, compute, every, measured = roofline.table(detail)
+    assert memory.steps is not None
+    assert compute.steps is not None
+    assert memory.steps + compute.steps == every.steps == content["engine"]["steps"]
+    assert memory.floor + compute.floor == pytest.approx(every.floor) == pytest.approx(metrics(run)["floor_s"])
+    assert measured.share == pytest.approx(metrics(run)["floor_share"])
+    assert all(line.share is not None and 0 < line.share < 1 for line in (memory, compute, every, measured))
+    for line in (memory, compute, every, measured):
+        assert line.title in page.text
+    assert f"read {number(60.0)} GB/s" in page.text
+    assert "matrix product 2.00 TFLOP/s" in page.text
+    dots = [attrs["class"] for tag, attrs in page.tags if tag == "circle"]
+    assert len(dots) == 2 * (len(detail["groups"]) + 1)
+    text = (run.run_dir / "report.md").read_text(encoding="utf-8")
+    assert f"| All steps | {every.steps} | {number(every.floor)} |" in text
+
+
+def test_without_ceilings_there_is_no_roofline_section(run: RunInfo) -> None:
+    change(run, "metrics.json", lambda m: m.update({"roofline": None}))
+    assert "Steps bound by memory" not in html(run).text
+    change(run, "metrics.json", lambda m: m.pop("roofline"))  # of a run before there was one
+    assert "Steps bound by memory" not in html(run).text
+
+
+def test_a_dot_lies_where_its_figures_say() -> None:
+    """Twice the rate at the same intensity is one octave up, and a group at the roof touches it."""
+    groups = [{"steps": 1, "flops": 8e12, "bytes": 1e12, "seconds": s, "floor_s": 1.0} for s in (1.0, 2.0)]
+    detail = {"ceilings": {"read_bytes_per_s": 1e12, "matmul_flops_per_s": 64e12}, "groups": groups, "measured_s": 4.0}
+    plot = roofline.chart(detail, 1000)
+    assert plot is not None
+    ys = [float(y) for y in re.findall(r'class="s1 dot" cx="[\d.]+" cy="([\d.]+)"', plot)]
+    xs = [float(x) for x in re.findall(r'class="s1 dot" cx="([\d.]+)"', plot)]
+    x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", re.findall(r'roof" d="([^H]+)', plot)[0]))
+    assert xs[0] == xs[1]
+    on_roof = y1 + (y0 - y1) * (x1 - xs[0]) / (x1 - x0)
+    assert min(ys) == pytest.approx(on_roof, abs=0.3)
+    octave = (x1 - xs[0]) / math.log2(64 / 8) * (y0 - y1) / (x1 - x0)  # pixels per factor of two, upwards
+    assert max(ys) - min(ys) == pytest.approx(octave, abs=0.3)
+    assert "50 % of the roof" in plot
 
 
 def test_histogram_counts_every_sample(run: RunInfo) -> None:
@@ -239,6 +284,7 @@ def test_resumed_run_says_so(tmp_path: Path) -> None:
     page = html(run)
     assert "Resumed: 3 sessions" in page.text
     assert "2025-01-31 12:20:00 UTC" in page.text
+    assert "Distance to the roofline: without sessions 1, 2, killed before" in page.text
 
 
 def test_session_killed_after_its_last_row_is_a_note(run: RunInfo) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from engine.params import SamplingParams
@@ -218,3 +219,25 @@ def test_mlflow_hears_of_a_killed_and_of_a_finished_run(tmp_path: Path) -> None:
     assert finished.info.run_id == killed.info.run_id
     assert finished.data.metrics["rows_ok" if "rows_ok" in finished.data.metrics else "rows/ok"] == 40
     assert f"ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in result.stdout
+
+
+def test_each_session_notes_its_work(tmp_path: Path) -> None:
+    """A session that is asked to end notes it, and the figures sum over both."""
+    articles(tmp_path, 40)
+    words = ("+recipe=demo", *NULL, "dataset.path=articles.jsonl", "engine.seconds_per_step=0.02",
+             "engine.max_num_seqs=4", "sampling.max_tokens=8", "dataset.limit=null")  # fmt: skip
+    process = start(tmp_path, *words)
+    wait_for_rows(process, tmp_path, 8)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    succeed(tmp_path, *words)
+    folder = only_run(tmp_path)
+    with sqlite3.connect(folder / "journal.sqlite") as database:
+        notes = dict(database.execute("SELECT key, value FROM meta WHERE key LIKE 'work_%'"))
+    first, second = (json.loads(notes[f"work_{number}"]) for number in (1, 2))
+    content = json.loads((folder / "metrics.json").read_text())
+    busy, measured = (sum(part[name] for part in (first, second)) for name in ("busy_seconds", "measured_seconds"))
+    assert content["metrics"]["measured_s"] == pytest.approx(measured, abs=0.1)
+    assert content["metrics"]["engine_busy_share"] == pytest.approx(busy / measured)
+    assert content["notes"]["mbu"] == "the engine does not count what its steps compute"
+    assert content["notes"]["energy_j"] == "the engine used no GPU"

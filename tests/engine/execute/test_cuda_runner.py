@@ -33,6 +33,7 @@ from kernels.kv_cache import LayerCache
 
 VOCAB, HEADS, KV_HEADS, HEAD_DIM, BLOCK, MAX_LEN = 61, 4, 2, 16, 16, 640
 CPU = torch.device("cpu")
+COSTS = DecoderCosts(1, 1, 1, 1, 1, 1, 1, 0)
 
 
 class OneLayer:
@@ -109,8 +110,7 @@ def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: 
     graphs = Padded(runner._step)
     if padded:
         runner._graphs = graphs  # type: ignore[assignment]
-    costs = DecoderCosts(*[1] * 7, window=0)
-    known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=costs)
+    known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=COSTS)
     swapping = SwappingRunner(runner, limits.swap_slots) if limits.swap_slots else runner
     return Rig(GenerationCore(known, swapping, limits, None), graphs.shapes, model)
 
