@@ -78,13 +78,10 @@ class Scheduler:
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
-        work = 0
         for request, _, stop, samples, _ in plan.slices:
-            work += stop - request.computed
-            request.computed = stop
+            self._progress(request, stop)
             if samples:
                 request.output.append(PENDING)
-        self.pacing.work -= work
 
     def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
