@@ -7,6 +7,7 @@ from math import isqrt
 from typing import NamedTuple
 
 from engine.schedule.limits import Limits
+from engine.schedule.output_lengths import OutputLengths
 from engine.schedule.request import Request
 
 
@@ -33,10 +34,9 @@ class Admission:
     are sums over the tail of the list (the past-future scheduler, Gong et al. 2025). A candidate is admitted
     if no peak that it adds to exceeds the cache.
 
-    The end is certain where nothing can stop an output before its bound. Otherwise it is estimated: the bound's rest
-    times the mean share of their bounds that finished outputs have used; first a quarter. Estimates that have passed
-    are renewed. Half a block is added for a request's last, partly filled one, and for the spread of that sum as many
-    blocks as the square root of the requests' number.
+    Ends are certain or estimated, as lengths are (``OutputLengths``); estimates that have passed are renewed. Half a
+    block is added for a request's last, partly filled one, and for the spread of that sum as many blocks as the square
+    root of the requests' number.
 
     Blocks shared with running requests count once: for the one that brought them, or, since that one has ended, as a
     base that stays.
@@ -45,14 +45,14 @@ class Admission:
     and nobody has ended since. The others cost a pass over the running requests.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, lengths: OutputLengths) -> None:
+        self._lengths = lengths
         self._size = limits.block_size
         self._capacity = limits.blocks * limits.block_size
         self._stays: list[_Stay] = []
         self._of: dict[Request, _Stay] = {}
         self._own = 0  # sum of offsets
         self._bound = 0  # never below the peak of the stays
-        self._used, self._allowed = 1, 4  # output tokens of finished requests, and their bounds
         self._refused: Request | None = None
 
     def fits(self, request: Request, shared: int, held: int, now: int) -> bool:
@@ -92,12 +92,6 @@ class Admission:
         self._own -= stay.offset
         self._refused = None
 
-    def learn(self, request: Request) -> None:
-        """A request has ended: how much of its bound it used."""
-        if not certain(request):
-            self._used += len(request.output)
-            self._allowed += request.max_output
-
     def _peak(self, extra: _Stay | None) -> int:
         """Most tokens that the stays, and ``extra``, will hold together."""
         stays = self._stays
@@ -118,16 +112,6 @@ class Admission:
             self.start(late.request, late.shared, now)
 
     def _stay(self, request: Request, shared: int, now: int) -> _Stay:
-        rest = self._rest(request)
+        rest = self._lengths.rest(request)
         own = request.total + rest - shared * self._size + self._size // 2
         return _Stay(now + rest, (request.index, request.child), own - (now + rest), shared, request)
-
-    def _rest(self, request: Request) -> int:
-        """Output tokens still to come."""
-        most = request.max_output - len(request.output)
-        return most if certain(request) else max(1, most * self._used // self._allowed)
-
-
-def certain(request: Request) -> bool:
-    """Whether nothing but its bound can end the output."""
-    return not request.stop_ids and not request.params.stop_strings

@@ -26,7 +26,8 @@ class Request:
     cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
     ``arrival`` is the number of the step before which the request came, ``place`` its place in the order; the first
     ``published`` of its ``blocks`` are in the prefix cache. While it waits after a preemption with swap, ``slots`` are
-    the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
+    the host's copies of its blocks. ``lost`` tokens were computed before the last preemption. ``certain``: nothing but
+    its bound can end the output.
 
     Args:
         index: arrival order; with ``child`` it names the request.
@@ -64,6 +65,10 @@ class Request:
     preemptions: int = 0
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    certain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.certain = not self.stop_ids and not self.params.stop_strings
 
     @property
     def total(self) -> int:

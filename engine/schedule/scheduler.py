@@ -11,6 +11,7 @@ from operator import attrgetter
 from engine.schedule.admission import Admission
 from engine.schedule.kv_manager import KVManager
 from engine.schedule.limits import Limits
+from engine.schedule.output_lengths import OutputLengths
 from engine.schedule.pacing import Pacing, StepBudget
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.policy import Order
@@ -38,8 +39,9 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.kv = KVManager(limits)
-        self.pacing = Pacing(limits.balance, limits.max_tokens)
-        self.admission = Admission(limits) if limits.admission_control else None
+        self.lengths = OutputLengths()
+        self.pacing = Pacing(limits.balance, limits.max_tokens, self.lengths)
+        self.admission = Admission(limits, self.lengths) if limits.admission_control else None
         self.running: list[Request] = []  # in their order
         self.preemptions = 0
         self.recomputed_tokens = 0
@@ -76,13 +78,10 @@ class Scheduler:
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
-        work = 0
         for request, _, stop, samples, _ in plan.slices:
-            work += stop - request.computed
-            request.computed = stop
+            self._progress(request, stop)
             if samples:
                 request.output.append(PENDING)
-        self.pacing.work -= work
 
     def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
@@ -231,11 +230,11 @@ class Scheduler:
         self.kv.release(request)
         self.pacing.finish(request)
         self._order.forget(request)
-        if self.admission and request.finish_reason != "abort":
-            self.admission.learn(request)
+        if request.finish_reason != "abort":
+            self.lengths.learn(request)
 
     def _progress(self, request: Request, computed: int) -> None:
-        self.pacing.work -= computed - request.computed
+        self.pacing.progress(request, computed)
         request.computed = computed
 
     def _queue(self, request: Request) -> None:

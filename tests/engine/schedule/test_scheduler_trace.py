@@ -195,13 +195,14 @@ class SchedulerTrace(RuleBasedStateMachine):
         back = [block for block in self.back if block in request.blocks]  # came back from the host; others may share
         self.back = [block for block in self.back if block not in back]
         first = request.blocks.index(back[0]) if back else part.start // size
+        for block in request.blocks[first : -(-stop // size)]:
+            self.content.pop(block, None)
         for number in range(first, -(-stop // size)):
             block = request.blocks[number]
             others = [r for r in self.scheduler.running if r is not request and block in r.blocks]
             full = (number + 1) * size <= stop
             reads = all(r in starting and r.computed >= (number + 1) * size for r in others)
             assert not others or (full and reads), "a block is written by one only, and read from the next slice on"
-            self.content.pop(block, None)
             prefix = (request.salt, tuple(request.tokens(0, (number + 1) * size)))
             if full:
                 written.add(prefix)
