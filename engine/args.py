@@ -66,7 +66,7 @@ class EngineArgs:
         enforce_eager: on CUDA, launch every kernel by itself instead of replaying captured graphs.
         async_scheduling: on CUDA, plan and launch the next step while one is computed.
         disable_cascade_attn: on CUDA, let every sequence read prompt beginnings that it shares with others by itself.
-        concurrent_attention: on CUDA, let prompts and decoding sequences of a step attend side by side; off until it is measured.
+        concurrent_attention: on CUDA, let a step's prompts and decoding sequences attend side by side; off: unmeasured.
         skinny_gemm: on CUDA, our own product for a few rows.
         fused_gate: on CUDA, the gated activation at the end of that product.
         programmatic_launch: on CUDA, let kernels start while the one before ends.
