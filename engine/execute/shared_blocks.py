@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.execute.batch_rows import to_device
-from engine.execute.prefix_groups import prefix_groups
+from engine.execute.cascade_groups import cascade_groups
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 from kernels.cuda.numerics import PIECE
@@ -43,7 +43,7 @@ class SharedBlocks:
         self._requests, self._age = requests, 0
         step = PIECE // self._block_size
         shareable = [(part.stop - 1) // PIECE * step for part in decoding]
-        groups = prefix_groups([request.blocks for request in requests], shareable, step, LEAST)
+        groups = cascade_groups([request.blocks for request in requests], shareable, step, LEAST)
         self._found = bool(groups)
         if groups:
             self._send([(members, blocks * self._block_size) for members, blocks in groups])

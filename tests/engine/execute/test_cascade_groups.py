@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.execute.prefix_groups import prefix_groups
+from engine.execute.cascade_groups import cascade_groups
 
 
 def tree(spec: list[tuple[int, ...]], length: int) -> list[list[int]]:
@@ -19,7 +19,7 @@ def tree(spec: list[tuple[int, ...]], length: int) -> list[list[int]]:
 def test_members_agree_in_all_common_blocks(paths: list[tuple[int, ...]], step: int, least: int) -> None:
     tables = tree(paths, 9)
     contexts = [i % 9 for i in range(len(tables))]
-    groups = prefix_groups(tables, contexts, step, least)
+    groups = cascade_groups(tables, contexts, step, least)
     seen: set[int] = set()
     for members, common in groups:
         assert common > 0
@@ -33,12 +33,12 @@ def test_members_agree_in_all_common_blocks(paths: list[tuple[int, ...]], step: 
 
 def test_a_group_splits_where_that_reads_less() -> None:
     few_shot = tree([(0, 0, shot, shot) for shot in range(3) for _ in range(10)], 6)
-    groups = prefix_groups(few_shot, [6] * 30, 1, 2)
+    groups = cascade_groups(few_shot, [6] * 30, 1, 2)
     assert sorted(groups) == [(list(range(10 * s, 10 * s + 10)), 4) for s in range(3)]
     # Two that agree in one block more than the other eight: reading the common 4 once more would cost more.
     pair = tree([(0, 0, 0, 0, i < 2) for i in range(10)], 6)
-    assert sorted(prefix_groups(pair, [5] * 10, 1, 2)) == [([0, 1], 4), (list(range(2, 10)), 5)]
+    assert sorted(cascade_groups(pair, [5] * 10, 1, 2)) == [([0, 1], 4), (list(range(2, 10)), 5)]
 
 
 def test_nothing_shared_is_no_group() -> None:
-    assert prefix_groups(tree([(i,) for i in range(9)], 4), [4] * 9, 1, 2) == []
+    assert cascade_groups(tree([(i,) for i in range(9)], 4), [4] * 9, 1, 2) == []

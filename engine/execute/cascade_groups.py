@@ -7,7 +7,7 @@ from collections.abc import Sequence
 Group = tuple[list[int], int]
 
 
-def prefix_groups(tables: Sequence[Sequence[int]], contexts: Sequence[int], step: int, least: int) -> list[Group]:
+def cascade_groups(tables: Sequence[Sequence[int]], contexts: Sequence[int], step: int, least: int) -> list[Group]:
     """Group sequences by common leading blocks, each sequence at most once.
 
     A physical block is shared only by sequences that agree in all tokens up to its end, so one block speaks for those
