@@ -21,6 +21,9 @@ from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 
+UNREADY = (
+    "logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "flat_logprobs", "truncate_prompt_tokens",
+)  # fmt: skip
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -228,6 +231,9 @@ class GenerationCore:
                 raise InputError(
                     f"{name} id {wrong} is not in the vocabulary: ids go from 0 to {self.model.vocab_size - 1}"
                 )
+        unready = next((name for name in UNREADY if getattr(params, name)), None)
+        if unready is not None:
+            raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
         if params.stop_strings and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
