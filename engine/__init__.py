@@ -19,6 +19,7 @@ from engine.params import ParameterError, PoolingParams, SamplingParams
 from engine.stats import EngineStats
 
 if TYPE_CHECKING:
+    from engine.flat_logprobs import FlatLogprobs
     from engine.llm import LLM
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Embedding",
     "EmbeddingRequestOutput",
     "EngineStats",
+    "FlatLogprobs",
     "Logprob",
     "ParameterError",
     "PoolingParams",
@@ -41,4 +43,8 @@ def __getattr__(name: str) -> Any:
         from engine.llm import LLM
 
         return LLM
+    if name == "FlatLogprobs":
+        from engine.flat_logprobs import FlatLogprobs
+
+        return FlatLogprobs
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from engine.execute.sampler import RawLogprobs
-from engine.outputs import CompletionOutput, Logprob, TokenLogprobs
+from collections.abc import Sequence
+
+from engine.flat_logprobs import FlatLogprobs
+from engine.logprobs import PositionLogprobs, RawLogprobs
+from engine.outputs import CompletionOutput, TokenLogprobs
 from engine.schedule.request import Request
 from engine.text.detokenizer import IncrementalDetokenizer
 from engine.text.stops import StopMatch, StopStrings
@@ -29,7 +32,7 @@ class Completion:
         self._streamed = ""
         self._accepted = 0
         self._cut: int | None = None
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs: list[PositionLogprobs] = []
         self._cumulative = 0.0
 
     @property
@@ -42,7 +45,7 @@ class Completion:
         self._accepted += 1
         if logprobs is not None:
             self._cumulative += logprobs.logprob
-            self._logprobs.append(named_logprobs(logprobs, self._tokenizer))
+            self._logprobs.append(PositionLogprobs(logprobs, self._tokenizer))
         if self._stream is None or self.request.finish_reason == "stop":
             return None
         new = self._stream.push(token)
@@ -59,13 +62,15 @@ class Completion:
     def output(self) -> CompletionOutput:
         """The completion as it stands."""
         request = self.request
-        with_logprobs = request.params.logprobs is not None
+        logprobs: Sequence[TokenLogprobs] | None = None
+        if request.params.logprobs is not None:
+            logprobs = FlatLogprobs.of(self._logprobs) if request.params.flat_logprobs else tuple(self._logprobs)
         return CompletionOutput(
             index=request.child,
             text=self._text(),
             token_ids=tuple(request.output),
-            cumulative_logprob=self._cumulative if with_logprobs else None,
-            logprobs=tuple(self._logprobs) if with_logprobs else None,
+            cumulative_logprob=None if logprobs is None else self._cumulative,
+            logprobs=logprobs,
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
         )
@@ -84,15 +89,3 @@ class Completion:
         return self._tokenizer.decode(
             ids, params.skip_special_tokens, params.spaces_between_special_tokens, request.prompt
         )
-
-
-def named_logprobs(raw: RawLogprobs, tokenizer: Tokenizer | None) -> TokenLogprobs:
-    """Log-probabilities by token id: the likeliest in order, then the chosen one where it is not among them."""
-
-    def text(token: int) -> str | None:
-        return None if tokenizer is None else tokenizer.token_text(token)
-
-    named = {token: Logprob(value, rank, text(token)) for rank, (token, value) in enumerate(raw.top, start=1)}
-    if raw.token not in named:
-        named[raw.token] = Logprob(raw.logprob, raw.rank, text(raw.token))
-    return named

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.completion import Completion, named_logprobs
+from engine.completion import Completion
 from engine.costs import Cost, DecoderCosts, StepGroups
 from engine.execute.runner import Launched, Runner, StepResult
+from engine.flat_logprobs import FlatLogprobs
+from engine.logprobs import PositionLogprobs
 from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.params import SamplingParams
 from engine.schedule.limits import Limits
@@ -23,7 +25,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("structured_outputs", "flat_logprobs", "truncate_prompt_tokens")
+UNREADY = ("structured_outputs", "truncate_prompt_tokens")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -50,7 +52,7 @@ class _Generation:
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=lambda: [None])
 
     @property
     def finished(self) -> bool:
@@ -266,7 +268,7 @@ class GenerationCore:
                 known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
                 fresh = scored[max(0, len(known) - (part.start + 1)) :]
-                known += [named_logprobs(raw, self.tokenizer) for raw in fresh]
+                known += [PositionLogprobs(raw, self.tokenizer) for raw in fresh]
 
     def _book(self, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
         """Follow up on the step's tokens: text, stop strings, log-probabilities; gives what a stop string ended."""
@@ -302,12 +304,16 @@ class GenerationCore:
 
     def _output(self, generation: _Generation) -> RequestOutput:
         first = generation.completions[0].request
+        scored: Sequence[TokenLogprobs | None] | None = None
+        if first.params.prompt_logprobs is not None:
+            known = generation.prompt_logprobs
+            scored = FlatLogprobs.of(known) if first.params.flat_logprobs else tuple(known)
         return RequestOutput(
             request_id=generation.request_id,
             prompt=generation.text,
             prompt_token_ids=tuple(generation.prompt),
             outputs=tuple(completion.output() for completion in generation.completions),
-            prompt_logprobs=None if first.params.prompt_logprobs is None else tuple(generation.prompt_logprobs),
+            prompt_logprobs=scored,
             metrics=RequestMetrics(
                 arrival=generation.arrival,
                 scheduled=generation.scheduled,

@@ -8,7 +8,6 @@ Every row is computed from its own logits, parameters and (seed, position) alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -16,16 +15,6 @@ from engine.execute.logits_processing import LogitsProcessor, Words, is_processe
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 from kernels.sample import SamplingRows, sample
-
-
-@dataclass(frozen=True)
-class RawLogprobs:
-    """Log-probabilities at one position: the chosen token's with its rank (from 1), then the likeliest in order."""
-
-    token: int
-    logprob: float
-    rank: int
-    top: Sequence[tuple[int, float]] = ()
 
 
 class Sampler:
@@ -83,12 +72,3 @@ class Sampler:
         top_k, seeds, positions = ints.T.contiguous().to(self._device)
         filtered = any(p.filters for p in params)
         return SamplingRows(temperature, top_k.int(), top_p, min_p, seeds, positions), filtered
-
-
-def raw_logprobs(logits: torch.Tensor, token: int, count: int) -> RawLogprobs:
-    """Log-probabilities of ``token`` and of the ``count`` likeliest tokens (-1: all) under logits [vocab]."""
-    values = torch.log_softmax(logits, -1)
-    top = values.topk(values.numel() if count < 0 else min(count, values.numel()))
-    rank = int((values > values[token]).sum()) + 1
-    pairs = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return RawLogprobs(token, float(values[token]), rank, pairs)
