@@ -14,7 +14,7 @@ import torch
 from engine.execute.logits_processing import LogitsProcessor, Words, is_processed
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
-from kernels.sample import SamplingRows, sample
+from kernels.sample import SamplingRows, draw
 
 
 class Sampler:
@@ -57,7 +57,7 @@ class Sampler:
         if all(part.request.params.greedy for part in parts):
             return logits.argmax(-1)
         rows, filtered = self._rows(parts)
-        return sample(logits, rows, filtered, ranked=False).tokens
+        return draw(logits, rows, filtered)
 
     def _follow(self, parts: Sequence[Slice]) -> None:
         last = [part.request.output[-1] if part.request.output else 0 for part in parts]
