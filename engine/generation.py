@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from engine.completion import Completion, named_logprobs
@@ -114,6 +115,7 @@ class GenerationCore:
         index = self._next_index
         self._next_index += 1
         self._check(prompt, params)
+        params = copy(params)  # the caller may change its own
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
         for child in range(params.n):
             request = self._request(index, child, prompt, params)
