@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from engine.books import Books, Generation
 from engine.completion import Completion
 from engine.execute.runner import Runner
-from engine.intake import GenerationModel, check_prompt, make_requests
+from engine.intake import GenerationModel, Intake
 from engine.outputs import RequestOutput
 from engine.params import SamplingParams
 from engine.schedule.limits import Limits
@@ -40,6 +40,7 @@ class GenerationCore:
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
+        self._intake = Intake(model, tokenizer)
         self._books = Books(self.scheduler, tokenizer)
         self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
@@ -63,8 +64,7 @@ class GenerationCore:
         """
         index = self._next_index
         self._next_index += 1
-        check_prompt(self.model, prompt, params, self.tokenizer is not None)
-        requests = make_requests(self.model, index, prompt, params)
+        requests = self._intake.requests(index, prompt, params)
         completions = [Completion(request, self.tokenizer) for request in requests]
         self._books.open(Generation(request_id, prompt.text, prompt.token_ids, completions, time.monotonic()))
         for request in requests:
