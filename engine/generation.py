@@ -17,13 +17,13 @@ from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
 from engine.stats import EngineStats, TimelinePoint
+from engine.text.bad_words import BadWords
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
+from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = (
-    "logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "flat_logprobs", "truncate_prompt_tokens",
-)  # fmt: skip
+UNREADY = ("structured_outputs", "flat_logprobs", "truncate_prompt_tokens")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -84,6 +84,7 @@ class GenerationCore:
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
+        self._bad_words = BadWords(tokenizer, model.vocab_size)
         self._generations: dict[Request, _Generation] = {}
         self._completions: dict[Request, Completion] = {}
         self._quiet: set[Request] = set()  # past their first token, with nothing to do per token
@@ -114,9 +115,11 @@ class GenerationCore:
         index = self._next_index
         self._next_index += 1
         self._check(prompt, params)
+        bad_words = self._bad_words.sequences(params.bad_words or ())
+        check_choice(params, self._stop_ids(params), bad_words)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
         for child in range(params.n):
-            request = self._request(index, child, prompt, params)
+            request = self._request(index, child, prompt, params, bad_words)
             completion = Completion(request, self.tokenizer)
             generation.completions.append(completion)
             self._generations[request] = generation
@@ -225,21 +228,17 @@ class GenerationCore:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
             )
-        for name, values in (("prompt token", ids), ("stop_token_ids", params.stop_token_ids or ())):
-            wrong = next((x for x in values if not 0 <= x < self.model.vocab_size), None)
-            if wrong is not None:
-                raise InputError(
-                    f"{name} id {wrong} is not in the vocabulary: ids go from 0 to {self.model.vocab_size - 1}"
-                )
+        check_token_ids(prompt, params, self.model.vocab_size)
         unready = next((name for name in UNREADY if getattr(params, name)), None)
         if unready is not None:
             raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
         if params.stop_strings and self.tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
-    def _request(self, index: int, child: int, prompt: Input, params: SamplingParams) -> Request:
+    def _request(
+        self, index: int, child: int, prompt: Input, params: SamplingParams, bad_words: tuple[tuple[int, ...], ...]
+    ) -> Request:
         room = self.model.max_model_len - len(prompt.token_ids)
-        stop_ids = frozenset(params.stop_token_ids or ())
         seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
         return Request(
             index=index,
@@ -247,11 +246,17 @@ class GenerationCore:
             prompt=prompt.token_ids,
             params=params if child == 0 else replace(params, prompt_logprobs=None),  # the prompt is scored once
             max_output=room if params.max_tokens is None else min(params.max_tokens, room),
-            stop_ids=stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids,
+            stop_ids=self._stop_ids(params),
             seed=(seed + child) & MAX_SEED,
             priority=prompt.priority,
             salt=prompt.cache_salt.encode(),
+            bad_words=bad_words,
         )
+
+    def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Ids that end the request's output."""
+        stop_ids = frozenset(params.stop_token_ids or ())
+        return stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids
 
     def _book_prompts(self, plan: StepPlan, result: StepResult) -> None:
         """Keep log-probabilities of prompt tokens."""

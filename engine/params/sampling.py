@@ -190,6 +190,11 @@ class SamplingParams:
         return self.temperature < GREEDY_BELOW
 
     @property
+    def filters(self) -> bool:
+        """Whether min_p, top_k or top_p may leave tokens out."""
+        return not self.greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+    @property
     def has_penalties(self) -> bool:
         """Whether the request's own tokens change its logits."""
         return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0.0, 0.0, 1.0)
