@@ -17,13 +17,15 @@ from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
 from engine.stats import EngineStats, TimelinePoint
+from engine.structured.compiler import GrammarCompiler
+from engine.structured.masks import GrammarMasks
 from engine.text.bad_words import BadWords
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("structured_outputs", "flat_logprobs", "truncate_prompt_tokens")
+UNREADY = ("flat_logprobs", "truncate_prompt_tokens")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -85,6 +87,8 @@ class GenerationCore:
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
         self._bad_words = BadWords(tokenizer, model.vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, model.vocab_size, model.eos_ids)
+        self._masks = GrammarMasks()
         self._generations: dict[Request, _Generation] = {}
         self._completions: dict[Request, Completion] = {}
         self._quiet: set[Request] = set()  # past their first token, with nothing to do per token
@@ -110,13 +114,17 @@ class GenerationCore:
         """Queue a prompt.
 
         Raises:
-            InputError: it cannot be run: empty, too long, or with token ids that the model does not have.
+            InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
+                its output must have cannot be compiled.
         """
         index = self._next_index
         self._next_index += 1
         self._check(prompt, params)
         bad_words = self._bad_words.sequences(params.bad_words or ())
         check_choice(params, self._stop_ids(params), bad_words)
+        ends = self._stop_ids(params) | self.model.eos_ids
+        form = params.structured_outputs
+        grammar = None if form is None else self._grammars.compile(form, ends)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
         for child in range(params.n):
             request = self._request(index, child, prompt, params, bad_words)
@@ -124,7 +132,13 @@ class GenerationCore:
             generation.completions.append(completion)
             self._generations[request] = generation
             self._completions[request] = completion
+            if grammar is not None:
+                self._masks.add(request, grammar.start(ends))
             self.scheduler.add(request)
+
+    def prepare(self, params: Iterable[SamplingParams]) -> None:
+        """Begin with what requests that come soon need compiled, in another thread."""
+        self._grammars.prepare(one.structured_outputs for one in params)
 
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
@@ -150,7 +164,9 @@ class GenerationCore:
             if not part.request.output:  # else it has been scheduled before
                 generation = self._generations[part.request]
                 generation.scheduled = generation.scheduled or start
-        step = _Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
+        before = self._launched
+        masks = self._masks.of(plan, None if before is None else lambda: before.launched.result().tokens)
+        step = _Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
 
@@ -171,6 +187,7 @@ class GenerationCore:
         finished = self.scheduler.update(step.plan, result.tokens)
         self._book_prompts(step.plan, result)
         finished += self._book(alive, result, now)
+        finished += self._end_failed(alive)
         self._count(step, result, len(alive), len(finished), now)
         self._booked = now
         return self._collect(finished, now)
@@ -186,18 +203,17 @@ class GenerationCore:
         generation.last_token = generation.first_token and self._booked
         for completion in generation.completions:
             self.scheduler.finish(completion.request, "abort")
-            self._quiet.discard(completion.request)
-            del self._generations[completion.request], self._completions[completion.request]
-        return self._output(generation)
+        output = self._output(generation)
+        for completion in generation.completions:
+            self._forget(completion.request)
+        return output
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
         self._finish_launched()
         for request in list(self._generations):
             self.scheduler.finish(request, "abort")
-        self._generations.clear()
-        self._quiet.clear()
-        self._completions.clear()
+            self._forget(request)
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
@@ -287,6 +303,17 @@ class GenerationCore:
                 request.finish_reason, request.stop_reason = "stop", match.stop
         return ended
 
+    def _end_failed(self, alive: Iterable[Request]) -> list[Request]:
+        """End requests whose grammars cannot go on; gives those that nothing else has ended."""
+        ended = []
+        for request in alive if self._masks else ():
+            if self._masks.error(request) is not None:
+                if request.status is not Status.FINISHED:
+                    ended.append(request)
+                self.scheduler.finish(request, "error")
+                request.finish_reason, request.stop_reason = "error", None
+        return ended
+
     def _collect(self, finished: Iterable[Request], now: float) -> list[RequestOutput]:
         """Outputs of the generations whose last completion has finished now, in order of arrival."""
         outputs = []
@@ -297,11 +324,17 @@ class GenerationCore:
                 generation.last_token = now
                 outputs.append(self._output(generation))
                 for completion in generation.completions:
-                    del self._generations[completion.request], self._completions[completion.request]
+                    self._forget(completion.request)
         return outputs
+
+    def _forget(self, request: Request) -> None:
+        self._quiet.discard(request)
+        self._masks.forget(request)
+        del self._generations[request], self._completions[request]
 
     def _output(self, generation: _Generation) -> RequestOutput:
         first = generation.completions[0].request
+        errors = [self._masks.error(completion.request) for completion in generation.completions]
         return RequestOutput(
             request_id=generation.request_id,
             prompt=generation.text,
@@ -316,6 +349,7 @@ class GenerationCore:
                 preemptions=sum(completion.request.preemptions for completion in generation.completions),
             ),
             num_cached_tokens=first.cached_tokens,
+            error=next((error for error in errors if error is not None), None),
         )
 
     def _count(self, step: _Step, result: StepResult, drawn: int, finished: int, now: float) -> None:

@@ -63,14 +63,18 @@ class GrammarCompiler:
                 if one is not None:
                     self._begin(one)
 
-    def compile(self, wanted: StructuredOutputsParams) -> Grammar:
-        """The grammar, which may have been compiled before.
+    def compile(self, wanted: StructuredOutputsParams, end_ids: Collection[int]) -> Grammar:
+        """The grammar, which may have been compiled before, for an output that ``end_ids`` can end.
 
         Raises:
             InputError: it cannot be compiled or nothing fits it; the message names what is at fault.
         """
         if self._tokenizer is None:
             raise InputError("structured_outputs needs a tokenizer, but skip_tokenizer_init is set")
+        if not end_ids:
+            raise InputError(
+                "structured_outputs needs a token that ends the output: this model has none, so give stop_token_ids"
+            )
         return self._begin(wanted).result()
 
     def _begin(self, wanted: StructuredOutputsParams) -> Future[Grammar]:

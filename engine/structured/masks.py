@@ -30,6 +30,10 @@ class GrammarMasks:
     def __init__(self) -> None:
         self._matchers: dict[Request, Matcher] = {}
 
+    def __bool__(self) -> bool:
+        """Whether any request has a grammar."""
+        return bool(self._matchers)
+
     def add(self, request: Request, matcher: Matcher) -> None:
         """Follow a request until ``forget``."""
         self._matchers[request] = matcher

@@ -118,4 +118,4 @@ def _bits(tokens: Collection[int], words: int) -> Words:
 
 def one_line(text: str) -> str:
     """A library's message on one line."""
-    return " ".join(text.split())[:300]
+    return " ".join(text.replace("<non-verbose/>", "").split())[:300]

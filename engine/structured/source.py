@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.params import StructuredOutputsParams
+from engine.structured.patterns import lark_regex
 from engine.structured.schema import prepared
 from engine.structured.tags import tag_grammar
 from engine.text.inputs import InputError
@@ -34,7 +35,7 @@ def grammar_source(wanted: StructuredOutputsParams) -> str:
         schema = {"type": "object"} if kind == "json_object" else prepared(_mapping("json", wanted.json), closed)
         return matcher.grammar_from_json_schema(json.dumps(schema), overrides=whitespace)  # type: ignore[arg-type]
     if kind == "regex":
-        return matcher.grammar_from_regex(str(wanted.regex))
+        return matcher.grammar_from_lark(f"start: /{lark_regex(str(wanted.regex))}/")
     if kind == "choice":
         return llguidance.grammar_from("choice", json.dumps(list(wanted.choice or ())))
     if kind == "grammar":
@@ -67,7 +68,7 @@ def _mapping(name: str, value: Any) -> Any:
         read = json.loads(value)
     except ValueError as error:
         raise InputError(f"structured_outputs.{name} is no JSON: {error}") from None
-    if not isinstance(read, (Mapping, bool)):
+    if not isinstance(read, Mapping):
         raise InputError(f"structured_outputs.{name} must hold a JSON object, not {value:.80}")
     return read
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.structured.patterns import lark_regex
 from engine.structured.schema import prepared
 from engine.text.inputs import InputError
 
@@ -71,9 +72,7 @@ class _Rules:
         return "%json " + json.dumps({**schema, **options} if isinstance(schema, Mapping) else options)
 
     def regex(self, form: Mapping[str, Any]) -> str:
-        import llguidance
-
-        return f"/{llguidance.regex_to_lark(str(_field(form, 'pattern')), '')}/"
+        return f"/{lark_regex(str(_field(form, 'pattern')))}/"
 
     def grammar(self, form: Mapping[str, Any]) -> str:
         from llguidance.gbnf_to_lark import any_to_lark
