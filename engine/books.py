@@ -11,6 +11,7 @@ from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
+from engine.structured.masks import GrammarMasks
 from engine.text.tokenizer import Tokenizer
 
 
@@ -27,6 +28,7 @@ class Generation:
     first_token: float | None = None
     last_token: float | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    error: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -50,14 +52,16 @@ class Generation:
                 preemptions=sum(completion.request.preemptions for completion in self.completions),
             ),
             num_cached_tokens=first.cached_tokens,
+            error=self.error,
         )
 
 
 class Books:
     """The generations that are not finished; what a step computed is entered here after the scheduler knows it."""
 
-    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, scheduler: Scheduler, masks: GrammarMasks, tokenizer: Tokenizer | None) -> None:
         self._scheduler = scheduler
+        self._masks = masks
         self._tokenizer = tokenizer
         self._generations: dict[Request, Generation] = {}
         self._completions: dict[Request, Completion] = {}
@@ -77,14 +81,14 @@ class Books:
         """Follow a prompt no longer."""
         for completion in generation.completions:
             self._quiet.discard(completion.request)
+            self._masks.forget(completion.request)
             del self._generations[completion.request], self._completions[completion.request]
 
     def clear(self) -> list[Request]:
         """Follow nothing any longer; gives the requests that were followed."""
         requests = list(self._generations)
-        self._generations.clear()
-        self._completions.clear()
-        self._quiet.clear()
+        for generation in dict.fromkeys(self._generations.values()):
+            self.close(generation)
         return requests
 
     def begin(self, plan: StepPlan, now: float) -> None:
@@ -97,7 +101,7 @@ class Books:
     def enter(self, plan: StepPlan, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
         """Follow up on the tokens of the requests that were ``alive``: text, stop strings, log-probabilities.
 
-        Gives the requests that a stop string ended.
+        Gives the requests that ended by that: at a stop string, or where their grammar cannot go on.
         """
         if result.prompt_logprobs:
             self._enter_prompts(plan, result)
@@ -113,6 +117,18 @@ class Books:
             match = completion.accept(result.tokens[request], result.logprobs.get(request))
             if match is not None and self._scheduler.finish(request, "stop", match.stop):
                 ended.append(request)
+        return ended + self._end_failed(alive)
+
+    def _end_failed(self, alive: Iterable[Request]) -> list[Request]:
+        """End requests whose grammars cannot go on; gives those that nothing else has ended."""
+        ended = []
+        for request in alive if self._masks else ():
+            error = self._masks.error(request)
+            if error is not None:
+                generation = self._generations[request]
+                generation.error = generation.error or error
+                if self._scheduler.finish(request, "error"):
+                    ended.append(request)
         return ended
 
     def collect(self, finished: Iterable[Request], now: float) -> list[RequestOutput]:

@@ -296,6 +296,8 @@ class LLM:
     def _add(self, batch: Sequence[tuple[int, tuple[Prompt, Params]]], on_error: OnError) -> Iterator[Output]:
         """Queue prompts; yields an output for each that cannot be run."""
         core: Any = self._open.core
+        if not self._pooling:
+            core.prepare([params for _, (_, params) in batch])
         inputs = read_inputs([prompt for _, (prompt, _) in batch], self._open.tokenizer)
         for (number, (_, params)), item in zip(batch, inputs, strict=True):
             try:

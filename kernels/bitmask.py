@@ -6,7 +6,9 @@ import torch
 
 
 def apply_bitmask(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """-inf where a token's bit is 0.
+    """-inf where a token's bit is 0; where nothing is left of a row, 0 where its bit is 1.
+
+    So the mask has the last word: what was ruled out before yields where a row could not go on otherwise.
 
     Args:
         logits: [rows, vocab]
@@ -17,4 +19,7 @@ def apply_bitmask(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     """
     shifts = torch.arange(32, dtype=torch.int32, device=words.device)
     bits = (words[:, :, None] >> shifts) & 1  # [rows, words, 32]
-    return logits.masked_fill(bits.flatten(1)[:, : logits.shape[1]] == 0, float("-inf"))
+    allowed = bits.flatten(1)[:, : logits.shape[1]] == 1
+    masked = logits.masked_fill(~allowed, float("-inf"))
+    nothing = masked.amax(-1, keepdim=True) == float("-inf")
+    return masked.masked_fill(nothing & allowed, 0.0)
