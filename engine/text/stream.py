@@ -1,0 +1,66 @@
+"""The text of one output while it grows, up to its first stop string."""
+
+from __future__ import annotations
+
+from engine.text.detokenizer import IncrementalDetokenizer
+from engine.text.stops import StopStrings
+
+
+class TextStream:
+    """Turns tokens into text that is never taken back: what may become a stop string waits until it is decided.
+
+    All pieces together are the output's text: cut at the stop string where there is one, else what the tokenizer makes
+    of all tokens at once. Time per token does not grow with the text.
+    """
+
+    def __init__(self, detokenizer: IncrementalDetokenizer, stops: StopStrings) -> None:
+        self.stop: str | None = None  # the stop string that was found
+        self._detokenizer = detokenizer
+        self._stops = stops
+        self._reach = max((len(stop) for stop in stops.stops), default=1) - 1
+        self._given: list[str] = []
+        self._held = ""  # not given out yet: it may begin a stop string
+        self._tail = ""  # the last characters of all text: a stop string that is completed later may begin in them
+
+    @property
+    def text(self) -> str:
+        """All that has been given out."""
+        return "".join(self._given)
+
+    def push(self, token_id: int, search: bool = True) -> str:
+        """The text that is certain with one more token.
+
+        Args:
+            token_id: the token.
+            search: look for stop strings that it completes.
+        """
+        return self._take(self._detokenizer.push(token_id), search)
+
+    def finish(self, search: bool = True) -> str:
+        """The rest, once no token follows; nothing after a stop string."""
+        if self.stop is not None:
+            return ""
+        piece = self._take(self._detokenizer.flush(), search)
+        if self.stop is None:
+            piece += self._give(self._held)
+            self._held = ""
+        return piece
+
+    def _take(self, new: str, search: bool) -> str:
+        if not new or not self._stops.stops:
+            return self._give(new)
+        window, pending = self._tail + new, self._held + new
+        match = self._stops.find(window, len(new)) if search else None
+        if match is not None:
+            self.stop, self._held = match.stop, ""
+            # Nothing before the match is pending, so it cannot begin before what is pending: see ``held_back``.
+            return self._give(pending[: match.cut - (len(window) - len(pending))])
+        ready = len(pending) - self._stops.held_back(window)
+        self._held = pending[ready:]
+        self._tail = window[len(window) - min(self._reach, len(window)) :]
+        return self._give(pending[:ready])
+
+    def _give(self, piece: str) -> str:
+        if piece:
+            self._given.append(piece)
+        return piece
