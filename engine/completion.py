@@ -53,6 +53,7 @@ class Completion:
                     self._tokenizer, request.prompt, params.skip_special_tokens, params.spaces_between_special_tokens
                 ),
                 StopStrings(params.stop_strings, params.include_stop_str_in_output),
+                piecewise=streams,
             )
         self._accepted = 0
         self._logprobs: list[TokenLogprobs] = []

@@ -28,7 +28,8 @@ class _Growth:
         if gain.text:
             self.texts.append(gain.text)
         self.token_ids += gain.token_ids
-        self.logprobs += gain.logprobs or ()
+        if gain.logprobs:
+            self.logprobs += gain.logprobs
         self.last = gain
 
     def output(self) -> CompletionOutput:
@@ -66,7 +67,10 @@ class OutputStream:
     def put(self, item: Item) -> None:
         """Take what the engine tells: heads and gains, then the finished output or an error, in that order."""
         if isinstance(item, Gain):
-            self._growths.setdefault(item.child, _Growth()).add(item)
+            growth = self._growths.get(item.child)
+            if growth is None:
+                growth = self._growths[item.child] = _Growth()
+            growth.add(item)
             self._gained = True
         elif isinstance(item, BaseException):
             self._error = item
@@ -98,9 +102,18 @@ class OutputStream:
         raise self._error
 
     def _partial(self) -> RequestOutput:
-        assert self._head is not None
-        prompt_logprobs = self._prompt_logprobs(self._head)
-        return replace(self._head, outputs=self._outputs(), prompt_logprobs=prompt_logprobs)
+        head = self._head
+        assert head is not None
+        return RequestOutput(  # spelled out: ``replace`` takes twice as long, and this is done for every token
+            request_id=head.request_id,
+            prompt=head.prompt,
+            prompt_token_ids=head.prompt_token_ids,
+            outputs=self._outputs(),
+            finished=False,
+            prompt_logprobs=self._prompt_logprobs(head),
+            metrics=head.metrics,
+            num_cached_tokens=head.num_cached_tokens,
+        )
 
     def _last(self, final: RequestOutput | EmbeddingRequestOutput) -> RequestOutput | EmbeddingRequestOutput:
         begun = self._head is not None  # else nothing has been given out
@@ -109,7 +122,8 @@ class OutputStream:
         return replace(final, outputs=self._outputs(), prompt_logprobs=self._prompt_logprobs(final))
 
     def _outputs(self) -> Sequence[CompletionOutput]:
-        outputs = tuple(self._growths[index].output() for index in sorted(self._growths))
+        growths = self._growths
+        outputs = tuple([growths[child].output() for child in (sorted(growths) if len(growths) > 1 else growths)])
         if self._kind is RequestOutputKind.DELTA:
             self._growths = {}
         return outputs

@@ -53,7 +53,7 @@ def test_seeded_requests_repeat(smol: LLM, limited: Limited, prompts: list[list[
         for i in range(10)
     ]
     expected = [essence(output) for output in outputs(limited(smol), asked, params)]
-    tiny = limited(smol, blocks=20, block_size=8, admission_control=False, max_seqs=6)
+    tiny = limited(smol, blocks=18, block_size=8, admission_control=False, max_seqs=8)
 
     async def work() -> None:
         async with serve(limited(smol)) as llm:
