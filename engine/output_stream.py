@@ -62,7 +62,8 @@ class OutputStream:
         self._error: BaseException | None = None
         self._prompt_told = False
         self._gained = False
-        self._news = asyncio.Event()
+        self._ready = False
+        self._waiter: asyncio.Future[None] | None = None  # an Event of one: half the work
 
     def put(self, item: Item) -> None:
         """Take what the engine tells: heads and gains, then the finished output or an error, in that order."""
@@ -80,7 +81,9 @@ class OutputStream:
             assert isinstance(item, RequestOutput)
             self._head = item
             return  # gains follow
-        self._news.set()
+        self._ready = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next(self) -> Any:
         """Wait for the next output; the last one has ``finished`` set.
@@ -88,14 +91,14 @@ class OutputStream:
         Raises:
             EngineDeadError: nothing will follow, and everything before was given out.
         """
-        while not self._news.is_set():
-            await self._news.wait()
-        self._news.clear()
+        while not self._ready:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._ready = False
         if self._final is not None:
             return self._last(self._final)
         if self._gained:
-            if self._error is not None:
-                self._news.set()  # for the next time
+            self._ready = self._error is not None  # which the next call raises
             self._gained = False
             return self._partial()
         assert self._error is not None
