@@ -101,7 +101,8 @@ class AsyncLLM:
             raise TypeError(f"sampling_params must be SamplingParams, not {params!r:.80}")
         if priority and self._llm.args.scheduling_policy != "priority":
             raise ParameterError("priority", priority, "0 unless scheduling_policy is 'priority'")
-        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, params, request_id, priority))
+        own = copy.copy(params)  # the caller may change its own meanwhile
+        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, own, request_id, priority))
 
     def encode(
         self, prompt: Prompt, pooling_params: PoolingParams | None, request_id: str

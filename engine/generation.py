@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from engine.books import Books, Generation, News
 from engine.completion import Completion
 from engine.execute.runner import Runner
-from engine.intake import GenerationModel, check_prompt, make_requests
+from engine.intake import GenerationModel, Intake
 from engine.outputs import RequestOutput
 from engine.params import SamplingParams
 from engine.schedule.limits import Limits
@@ -40,6 +40,7 @@ class GenerationCore:
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
+        self._intake = Intake(model, tokenizer)
         self._books = Books(self.scheduler, tokenizer)
         self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
@@ -84,8 +85,7 @@ class GenerationCore:
             raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
-        check_prompt(self.model, prompt, params, self.tokenizer is not None)
-        requests = make_requests(self.model, index, prompt, params, seed_index)
+        requests = self._intake.requests(index, prompt, params, seed_index)
         completions = [Completion(request, self.tokenizer, streams) for request in requests]
         now = time.monotonic()
         self._books.open(

@@ -70,7 +70,7 @@ class NullRunner:
     script: Sequence[int] | None = None
     launches: int = 0
 
-    def launch(self, plan: StepPlan) -> Done:
+    def launch(self, plan: StepPlan, masks: Any = None) -> Done:
         self.launches += 1
         if self.steps is not None:
             assert self.steps.acquire(timeout=60), "nobody lets the engine go on"
