@@ -20,6 +20,8 @@ from engine.outputs import (
 from engine.params import ParameterError, PoolingParams, RequestOutputKind, SamplingParams
 from engine.stats import EngineStats
 
+AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine takes
+
 if TYPE_CHECKING:
     from engine.async_llm import AsyncLLM
     from engine.async_llm import AsyncLLM as AsyncLLMEngine
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncLLMEngine",
     "CompletionOutput",
