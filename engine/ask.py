@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestOutput
@@ -22,7 +23,7 @@ class Ask:
     arrival: float
     stream: OutputStream
     post: LoopPost
-    state: str = "coming"  # then "running" in the core, "aborted" before it came, "done"
+    state: Literal["coming", "running", "aborted", "done"] = "coming"  # running: in the core; aborted: before it came
 
     @property
     def streams(self) -> bool:

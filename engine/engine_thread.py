@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from engine.ask import Ask
 from engine.books import News
-from engine.build import set_threads
+from engine.collecting import RARE
 from engine.errors import EngineDeadError
 from engine.generation import GenerationCore
 from engine.inbox import Inbox
-from engine.llm import RARELY
 from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.pooling import PoolingCore
@@ -101,9 +98,8 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            set_threads()
             while commands := self._inbox.take(wait=True):
-                with _collecting_rarely():
+                with RARE.asked():
                     self._work(commands)
         except BaseException as error:
             self._die(error)
@@ -204,14 +200,3 @@ def _fulfil(command: _Call, core: Core) -> None:
         command.future.set_exception(error)
     else:
         command.future.set_result(result)
-
-
-@contextmanager
-def _collecting_rarely() -> Iterator[None]:
-    """As while an ``LLM`` runs."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*RARELY)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)

@@ -6,27 +6,20 @@ A token is a function of the request's seed, prompt and position, so that the sa
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
-import torch
-
 from engine import LLM, AsyncLLM, RequestOutput, RequestOutputKind, SamplingParams
-from engine.args import EngineArgs
-from engine.build import Engine
-from engine.costs import DecoderCosts
 from engine.execute.model_runner import Done
 from engine.execute.runner import StepResult
 from engine.execute.sampler import RawLogprobs
 from engine.generation import GenerationCore
-from engine.intake import GenerationModel
 from engine.model.files import resolve_model
-from engine.model.spec import DecoderSpec, read_spec
-from engine.model.weights import read_config
 from engine.schedule.limits import Limits
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -116,23 +109,21 @@ def prompt_scores(part: Slice) -> list[RawLogprobs]:
 def null_llm(runner: NullRunner | None = None, **changes: Any) -> LLM:
     """``changes`` are fields of ``Limits``."""
     limits: dict[str, Any] = {"max_tokens": 2048, "max_seqs": 256, "blocks": 20_000, "block_size": 8}
-    files = resolve_model(SMOLLM)
-    config = read_config(files, {})
-    spec = read_spec(config)
-    assert isinstance(spec, DecoderSpec)
-    model = GenerationModel(
-        vocab_size=spec.vocab_size,
-        max_model_len=4096,
-        eos_ids=frozenset({EOS}),
-        seed=0,
-        costs=DecoderCosts.of(spec, 4, 4),
-    )
-    core = GenerationCore(model, runner or NullRunner(), Limits(**(limits | changes)), tokenizer())
-    llm: LLM = object.__new__(LLM)
-    llm.args = EngineArgs(model=SMOLLM, scheduling_policy=changes.get("policy", "fcfs"))
-    llm._engine = Engine(core, tokenizer(), files, config, {}, torch.device("cpu"), {})
-    llm._streaming = False
+    llm = copy.copy(_tiny())
+    engine = llm._engine
+    assert engine is not None
+    assert isinstance(engine.core, GenerationCore)
+    core = GenerationCore(engine.core.model, runner or NullRunner(), Limits(**(limits | changes)), tokenizer())
+    llm.args = replace(llm.args, scheduling_policy=changes.get("policy", "fcfs"))
+    llm._engine = replace(engine, core=core)
     return llm
+
+
+@cache
+def _tiny() -> LLM:
+    """Any model, for all that surrounds it."""
+    return LLM(SMOLLM, load_format="dummy", hf_overrides={"num_hidden_layers": 1}, kv_cache_memory_bytes=1 << 23,
+               max_model_len=4096, device="cpu")  # fmt: skip
 
 
 def serve(llm: LLM) -> AsyncLLM:
