@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from engine.books import Books, Generation
+from engine.books import Books, Generation, News
 from engine.completion import Completion
 from engine.execute.runner import Runner
 from engine.intake import GenerationModel, Intake
@@ -58,20 +58,46 @@ class GenerationCore:
         """Completions worth holding at once: those that run and as many to follow them."""
         return 2 * self.scheduler.limits.max_seqs
 
-    def add(self, request_id: str, prompt: Input, params: SamplingParams) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Input,
+        params: SamplingParams,
+        *,
+        streams: bool = False,
+        seed_index: int | None = None,
+        arrival: float | None = None,
+    ) -> None:
         """Queue a prompt.
+
+        Args:
+            request_id: no other unfinished prompt may have it.
+            prompt: token ids, and what goes with them.
+            params: of all its completions.
+            streams: tell of every token in ``news``; ``step`` gives the finished output all the same.
+            seed_index: the number that noise is drawn by where ``params`` name no seed; ``None`` takes the prompt's
+                own, in order of arrival.
+            arrival: when the engine was asked, on ``time.monotonic``'s clock; ``None`` is now.
 
         Raises:
             InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
                 its output must have cannot be compiled.
+            ValueError: the id is in use.
         """
+        if self._books.find(request_id) is not None:
+            raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
-        requests = self._intake.requests(index, prompt, params)
+        requests = self._intake.requests(index, prompt, params, seed_index)
         for request, matcher in self._intake.matchers(requests).items():
             self._masks.add(request, matcher)
-        completions = [Completion(request, self.tokenizer) for request in requests]
-        self._books.open(Generation(request_id, prompt.text, prompt.token_ids, completions, time.monotonic()))
+        completions = [Completion(request, self.tokenizer, streams) for request in requests]
+        now = time.monotonic()
+        self._books.open(
+            Generation(
+                request_id, prompt.text, prompt.token_ids, completions, now if arrival is None else arrival, queued=now
+            )
+        )
         for request in requests:
             self.scheduler.add(request)
 
@@ -134,10 +160,15 @@ class GenerationCore:
         if generation is None:
             return None
         generation.last_token = generation.first_token and self._counts.booked
-        for completion in generation.completions:
-            self.scheduler.finish(completion.request, "abort")
-        self._books.close(generation)
-        return generation.output()
+        return self._books.abort(generation)
+
+    def news(self) -> list[News]:
+        """What streams have gained since this was last asked: a prompt's head, then gains of its completions."""
+        return self._books.news()
+
+    def settle(self) -> list[RequestOutput]:
+        """Finish the batch that is under way, where nothing is unfinished and so no step follows."""
+        return self._finish_launched()
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
