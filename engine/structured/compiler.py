@@ -29,13 +29,13 @@ class Grammar:
     """A compiled grammar; each completion follows it with a matcher of its own."""
 
     beginning: LLMatcher
-    library_ends: frozenset[int]
+    never: frozenset[int]  # tokens that the library may allow, and that are no text or not the model's
     words: int
 
     def start(self, end_ids: Collection[int]) -> Matcher:
         """A matcher at the beginning, whose output ends with one of ``end_ids``."""
         ends = frozenset(end_ids)
-        return Matcher(self.beginning.deep_copy(), ends, self.library_ends - ends, self.words)
+        return Matcher(self.beginning.deep_copy(), ends, self.never - ends, self.words)
 
 
 class GrammarCompiler:
@@ -100,7 +100,9 @@ class GrammarCompiler:
         beginning = LLMatcher(self._tokens, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if beginning.is_error():
             raise InputError(f"{kind} cannot be used: {one_line(beginning.get_error())}")
-        grammar = Grammar(beginning, frozenset(self._tokens.eos_tokens), -(-self._tokens.vocab_size // 32))
+        size = self._tokens.vocab_size
+        never = frozenset(self._tokens.eos_tokens).union(range(self._vocab_size, size))
+        grammar = Grammar(beginning, never, -(-size // 32))
         first = grammar.start(self._tokens.eos_tokens)
         first.fill(np.zeros(grammar.words, np.int32))
         if first.error is not None:

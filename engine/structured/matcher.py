@@ -30,7 +30,7 @@ class Matcher:
         Args:
             matcher: the library's own.
             end_ids: tokens that end the output; at least one.
-            never: tokens that the library would allow at the end, and that are no end tokens here.
+            never: tokens that the library may allow, and that must not be drawn.
             words: of a mask's row.
         """
         self.error: str | None = None
@@ -94,12 +94,16 @@ class Matcher:
             row &= self._text
             if self._matcher.is_accepting():
                 row |= self._ends
-            elif self._matcher.is_error():
-                self.error = one_line(self._matcher.get_error())
-            elif not row.any():
-                self.error = "no token of the vocabulary goes on with the text as the grammar wants it"
+            elif self._matcher.is_error() or not row.any():
+                self.error = self._dead_end()
         if not self.computes:
             row[:] = self._ends
+
+    def _dead_end(self) -> str:
+        reason = one_line(self._matcher.get_error())
+        if reason and not reason.startswith("NoExtension"):
+            return f"the grammar has grown beyond the library's limits: {reason}"
+        return "no token of the vocabulary goes on with the text as the grammar wants it"
 
     def fill(self, row: Words) -> None:
         """Write the tokens allowed next; ``row``: [words]."""
