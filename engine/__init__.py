@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.message import ChatMessage, ToolCall
 from engine.outputs import (
+    BeamSearchOutput,
+    BeamSearchSequence,
     CompletionOutput,
     Embedding,
     EmbeddingRequestOutput,
     Logprob,
+    PoolingOutput,
+    PoolingRequestOutput,
     RequestMetrics,
     RequestOutput,
 )
-from engine.params import ParameterError, PoolingParams, SamplingParams
+from engine.params import BeamSearchParams, ParameterError, PoolingParams, SamplingParams, StructuredOutputsParams
 from engine.stats import EngineStats
 
 if TYPE_CHECKING:
@@ -23,16 +28,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
+    "ChatMessage",
     "CompletionOutput",
     "Embedding",
     "EmbeddingRequestOutput",
     "EngineStats",
     "Logprob",
     "ParameterError",
+    "PoolingOutput",
     "PoolingParams",
+    "PoolingRequestOutput",
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
+    "ToolCall",
 ]
 
 

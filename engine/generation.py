@@ -22,7 +22,7 @@ from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
 
 UNREADY = (
-    "logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "flat_logprobs", "truncate_prompt_tokens",
+    "logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "flat_logprobs",
 )  # fmt: skip
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
@@ -113,6 +113,7 @@ class GenerationCore:
         """
         index = self._next_index
         self._next_index += 1
+        prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         self._check(prompt, params)
         generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
         for child in range(params.n):
