@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.params import SamplingParams
+from engine.execute.logits_processing import needs_processing
+from engine.execute.transfer import to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request, Status
 from kernels.step_inputs import RequestRows
@@ -45,7 +46,8 @@ class BatchRows:
             top_k=torch.zeros(max_seqs + 1, dtype=torch.int32, device=device),
             floats=torch.zeros(3, max_seqs + 1, device=device),
         )
-        self.slow: set[Request] = set()  # those with rows that ask for more than the fused draw gives
+        self.processed: set[Request] = set()  # those whose logits are changed before the draw
+        self.scored: set[Request] = set()  # those that ask for log-probabilities
         self.filtering: set[Request] = set()  # those that leave tokens out
         self._rows: dict[Request, Row] = {}
         self._free = list(range(max_seqs - 1, -1, -1))
@@ -63,9 +65,11 @@ class BatchRows:
         for part in unknown:
             row = rows[part.request] = Row(self._free.pop(), part.epoch)
             new.append((row.number, part.request))
-            if asks_for_more(part.request.params):
-                self.slow.add(part.request)
-            if filters(part.request.params):
+            if needs_processing(part.request):
+                self.processed.add(part.request)
+            if part.request.params.logprobs is not None:
+                self.scored.add(part.request)
+            if part.request.params.filters:
                 self.filtering.add(part.request)
         cells: list[tuple[int, int, int]] = []
         for part in slices:
@@ -83,8 +87,8 @@ class BatchRows:
         for request, row in list(self._rows.items()):
             if request.status is not Status.RUNNING or request.preemptions != row.epoch:
                 self._free.append(self._rows.pop(request).number)
-                self.slow.discard(request)
-                self.filtering.discard(request)
+                for group in (self.processed, self.scored, self.filtering):
+                    group.discard(request)
 
     def _send_parameters(self, new: Sequence[tuple[int, Request]]) -> None:
         params = [request.params for _, request in new]
@@ -94,19 +98,3 @@ class BatchRows:
         self.state.seeds[numbers] = seeds
         self.state.top_k[numbers] = top_k.int()
         self.state.floats[:, numbers] = to_device(floats, self.device)
-
-
-def asks_for_more(params: SamplingParams) -> bool:
-    """Whether a request needs more than the fused draw: log-probabilities, penalties, masked stops."""
-    return params.logprobs is not None or params.has_penalties or params.min_tokens > 0
-
-
-def filters(params: SamplingParams) -> bool:
-    """Whether a request leaves tokens out; the draw itself is the same either way."""
-    return not params.greedy and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
-
-
-def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """Copy a host array without waiting for it: pinned, in the order of the stream."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

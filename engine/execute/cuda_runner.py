@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from engine.execute.batch_rows import BatchRows, to_device
+from engine.execute.batch_rows import BatchRows
 from engine.execute.launched import Launched, RowLogprobs, start_clock
+from engine.execute.logits_processing import LogitsProcessor, Masks, Words, is_processed
 from engine.execute.model_runner import score_prompt
-from engine.execute.sampler import RawLogprobs, Sample, sample
+from engine.execute.sampler import RawLogprobs
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
+from engine.execute.transfer import to_device
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -60,6 +63,7 @@ class CudaModelRunner:
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
         self._rows = BatchRows(max_seqs, -(-max_len // block_size), device)
+        self._processor = LogitsProcessor(spec.vocab_size, device)
         pieces = max_seqs * -(-max_len // PIECE)
         most = row_bucket(max_seqs)  # padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
@@ -70,8 +74,8 @@ class CudaModelRunner:
         self._graphs = None if enforce_eager else StepGraphs(self._step, device)
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> Launched:
-        """Start one step; its tokens are on their way to the host when this returns."""
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
+        """Start one step; its tokens are on their way to the host when this returns. ``masks``: of grammars."""
         self._rows.follow(plan.slices)
         decoding: list[Slice] = []
         others: list[Slice] = []
@@ -81,22 +85,22 @@ class CudaModelRunner:
         layout = self._lay_out(decoding, others)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
+        self._follow(layout.sampling)
         scored: dict[Request, Sequence[RawLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
             computed = self._graphs.run(layout.shape, numbers.pin_memory())
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        again = self._sample_special(computed.logits, layout.sampling)
+        self._draw_processed(computed, layout.sampling, {} if masks is None else masks())
         for part in layout.sampling:
             self._rows[part.request].fed = part.stop
-        return Launched(
-            layout.sampling, computed.tokens, self._logprobs(computed, layout.sampling), again, scored, began
-        )
+        logprobs = self._logprobs(computed, layout.sampling)
+        return Launched(layout.sampling, computed.tokens, logprobs, scored, began)
 
     def runs_ahead(self, plan: StepPlan) -> bool:
-        """Not where a request's next draw depends on tokens that the host must know."""
-        return not any(_special(request) for request in self._rows.slow)
+        """Always: what a draw depends on beside the model is on the device."""
+        return True
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""
@@ -171,26 +175,37 @@ class CudaModelRunner:
             at += length
         return scored
 
-    def _sample_special(self, logits: torch.Tensor, parts: Sequence[Slice]) -> dict[Request, Sample]:
-        """Draw again for requests that need more than the fused draw; waits for the step."""
-        special = [i for i, part in enumerate(parts) if _special(part.request)] if self._rows.slow else []
-        if not special:
-            return {}
-        requests = [parts[i].request for i in special]
-        again = dict(zip(requests, sample(logits[special].float(), requests), strict=True))
-        rows = torch.tensor([self._rows[request].number for request in requests], device=self.device)
-        self._rows.state.last[rows] = torch.tensor([again[request].token for request in requests], device=self.device)
-        return again
+    def _follow(self, parts: Sequence[Slice]) -> None:
+        """Tell the processor which tokens were drawn last, before the step draws the next ones."""
+        special = [part for part in parts if is_processed(part)] if self._rows.processed else []
+        if special:
+            numbers = np.array([self._rows[part.request].number for part in special], np.int64)
+            self._processor.follow(special, self._rows.state.last[to_device(numbers, self.device)])
+
+    def _draw_processed(self, computed: Computed, parts: Sequence[Slice], masks: Mapping[Request, Words]) -> None:
+        """Draw anew where logits have to be processed first; the tokens take the place of those drawn before."""
+        if not self._rows.processed and not masks:
+            return
+        chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks]
+        if not chosen:
+            return
+        rows, state = self._rows, self._rows.state
+        special = [parts[i] for i in chosen]
+        numbers = [(i, rows[part.request].number, part.stop) for i, part in zip(chosen, special, strict=True)]
+        at, mine, positions = to_device(np.array(numbers, np.int64).T, self.device)
+        temperature, top_p, min_p = state.floats[:, mine]
+        parameters = SamplingRows(temperature, state.top_k[mine], top_p, min_p, state.seeds[mine], positions)
+        filtered = any(part.request in rows.filtering for part in special)
+        tokens = self._processor.draw(computed.logits[at].float(), special, parameters, filtered, masks)
+        computed.tokens[at] = tokens
+        state.last[mine] = tokens
 
     def _logprobs(self, computed: Computed, parts: Sequence[Slice]) -> RowLogprobs | None:
         """Log-probabilities for the rows that ask for them, on their way to the host."""
-        if not self._rows.slow:
+        if not self._rows.scored:
             return None
-        asking = {
-            i: part.request.params.logprobs
-            for i, part in enumerate(parts)
-            if part.request.params.logprobs is not None and not _special(part.request)
-        }
+        counts = [(i, part.request.params.logprobs) for i, part in enumerate(parts)]
+        asking = {i: count for i, count in counts if count is not None}
         return RowLogprobs(computed.logits, computed.tokens, asking) if asking else None
 
 
@@ -201,8 +216,3 @@ def _tokens(parts: Sequence[Slice]) -> int:
 def _scored(part: Slice) -> bool:
     """Whether the slice holds prompt tokens whose successors' log-probabilities are asked for."""
     return part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1
-
-
-def _special(request: Request) -> bool:
-    """Whether a request needs more than the fused draw: penalties, masked stops."""
-    return request.params.has_penalties or len(request.output) < request.params.min_tokens

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from engine.execute.runner import StepResult
-from engine.execute.sampler import RawLogprobs, Sample
+from engine.execute.sampler import RawLogprobs
+from engine.execute.transfer import to_host
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 
@@ -47,14 +48,12 @@ class Launched:
         parts: Sequence[Slice],
         tokens: torch.Tensor,
         logprobs: RowLogprobs | None,
-        again: Mapping[Request, Sample],
         scored: Mapping[Request, Sequence[RawLogprobs]],
         began: torch.cuda.Event | None,
     ) -> None:
-        """Take the slices that sample, the tokens drawn for them, what was computed apart from those, and the start."""
+        """Take the slices that sample, the tokens drawn for them, scores of prompts, and the start."""
         self._requests = [part.request for part in parts]
         self._logprobs = logprobs
-        self._again = again
         self._scored = scored
         self._tokens = to_host(tokens[: len(parts)])
         self._began = began
@@ -67,10 +66,6 @@ class Launched:
         tokens = dict(zip(self._requests, self._tokens.tolist(), strict=True))
         found = {} if self._logprobs is None else self._logprobs.by_row()
         logprobs = {self._requests[row]: scored for row, scored in found.items()}
-        for request, sample in self._again.items():
-            tokens[request] = sample.token
-            if sample.logprobs is not None:
-                logprobs[request] = sample.logprobs
         seconds = None
         if self._began is not None and self._ready is not None:
             seconds = self._began.elapsed_time(self._ready) / 1e3
@@ -84,14 +79,6 @@ def start_clock(device: torch.device) -> torch.cuda.Event | None:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy to the host without waiting; the copy may be read once an event after it has passed."""
-    if not tensor.is_cuda:
-        return tensor.clone()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
 
 
 def _logprobs(logits: torch.Tensor, tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:

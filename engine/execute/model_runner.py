@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.execute.logits_processing import Masks
 from engine.execute.runner import StepResult
-from engine.execute.sampler import RawLogprobs, raw_logprobs, sample
+from engine.execute.sampler import RawLogprobs, Sampler, raw_logprobs
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -38,20 +39,21 @@ class ModelRunner:
         self.model = model
         self.block_size = block_size
         self.device = device
+        self._sampler = Sampler(spec.vocab_size, device)
         self.caches: list[LayerCache] = [
             allocate(blocks, block_size, spec.kv_heads, spec.head_dim, model.dtype, device) for _ in range(spec.layers)
         ]
 
-    def launch(self, plan: StepPlan) -> Done:
-        """Compute one step; it is done on return."""
-        return Done(self._execute(plan))
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Done:
+        """Compute one step; it is done on return. ``masks``: what grammars allow at this step."""
+        return Done(self._execute(plan, masks))
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Never: the CPU that would plan the next step is the one that computes this one."""
         return False
 
     @torch.inference_mode()
-    def _execute(self, plan: StepPlan) -> StepResult:
+    def _execute(self, plan: StepPlan, masks: Masks | None) -> StepResult:
         sampling = [part for part in plan.slices if part.samples]
         hidden = self.model.hidden_states(self._batch(plan), self.caches)  # [tokens, hidden]
         ends, at = {}, 0
@@ -65,10 +67,14 @@ class ModelRunner:
         if not sampling:
             return StepResult({}, {}, scored)
         rows = torch.tensor([ends[part.request] for part in sampling], device=self.device)
-        requests = [part.request for part in sampling]
-        drawn = sample(self.model.logits(hidden[rows]), requests)
-        logprobs = {r: one.logprobs for r, one in zip(requests, drawn, strict=True) if one.logprobs is not None}
-        return StepResult({r: one.token for r, one in zip(requests, drawn, strict=True)}, logprobs, scored)
+        logits = self.model.logits(hidden[rows])
+        tokens = self._sampler.draw(logits, sampling, {} if masks is None else masks()).tolist()
+        drawn = {part.request: token for part, token in zip(sampling, tokens, strict=True)}
+        logprobs = {}
+        for row, (request, token) in zip(logits, drawn.items(), strict=True):
+            if request.params.logprobs is not None:
+                logprobs[request] = raw_logprobs(row, token, request.params.logprobs)
+        return StepResult(drawn, logprobs, scored)
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""

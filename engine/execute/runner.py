@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from engine.execute.logits_processing import Masks
 from engine.execute.sampler import RawLogprobs
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
@@ -34,8 +35,8 @@ class Launched(Protocol):
 class Runner(Protocol):
     """Owns the model and the KV cache's tensors."""
 
-    def launch(self, plan: StepPlan) -> Launched:
-        """Start one step; steps run in the order of their launches."""
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
+        """Start one step; steps run in the order of their launches. ``masks``: what grammars allow at this step."""
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Whether another step may be launched before this one's tokens are known."""

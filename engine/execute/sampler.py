@@ -1,19 +1,21 @@
-"""Draws the next token of every sequence of a step.
+"""Draws the next token of every sequence of a step on the CPU.
 
-Order of processing, on float32 logits: ``min_tokens`` masks stop ids, penalties, temperature, ``min_p``, ``top_k``,
-``top_p``, then the draw. Log-probabilities come from the logits before all of that. Every row is computed from its own
-logits, parameters and (seed, position) alone.
+``logits_processing`` says what happens to logits before the draw, ``kernels.sample`` how temperature, ``min_p``,
+``top_k``, ``top_p`` and the noise make a token of them. Log-probabilities come from the logits before all of that.
+Every row is computed from its own logits, parameters and (seed, position) alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from engine.execute.logits_processing import LogitsProcessor, Words, is_processed
+from engine.schedule.plan import Slice
 from engine.schedule.request import Request
-from kernels.noise import gumbel
+from kernels.sample import SamplingRows, sample
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,61 @@ class RawLogprobs:
     top: Sequence[tuple[int, float]] = ()
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The token drawn for a request; ``logprobs`` where the request asks for them."""
+class Sampler:
+    """Draws tokens for a runner that has the whole output of every request on the host."""
 
-    token: int
-    logprobs: RawLogprobs | None = None
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._processor = LogitsProcessor(vocab_size, device)
+        self._device = device
 
+    def draw(
+        self, logits: torch.Tensor, parts: Sequence[Slice], masks: Mapping[Request, Words] | None = None
+    ) -> torch.Tensor:
+        """One token per row.
 
-def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sample]:
-    """Draw one token per row.
+        Args:
+            logits: [parts, vocab] float32; not changed.
+            parts: slices that draw.
+            masks: packed masks of grammars, by request.
 
-    Args:
-        logits: [requests, vocab] float32; not changed.
-        requests: whose next token each row is.
-    """
-    if all(_plain(request) for request in requests):
-        return [Sample(token) for token in logits.argmax(-1).tolist()]
-    tokens = _draw(_processed(logits, requests), requests).tolist()
-    results: list[Sample] = []
-    for row, (request, token) in enumerate(zip(requests, tokens, strict=True)):
-        wanted = request.params.logprobs
-        results.append(Sample(token, None if wanted is None else raw_logprobs(logits[row], token, wanted)))
-    return results
+        Returns:
+            [parts] int64
+        """
+        masks = masks or {}
+        chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks]
+        if not chosen:
+            return self._draw_plain(logits, parts)
+        special = [parts[i] for i in chosen]
+        self._follow([part for part in special if is_processed(part)])
+        rows, filtered = self._rows(special)
+        drawn = self._processor.draw(logits[chosen], special, rows, filtered, masks)
+        if len(chosen) == len(parts):
+            return drawn
+        others = sorted(set(range(len(parts))).difference(chosen))
+        tokens = torch.empty(len(parts), dtype=torch.int64, device=self._device)
+        tokens[chosen] = drawn
+        tokens[others] = self._draw_plain(logits[others], [parts[i] for i in others])
+        return tokens
+
+    def _draw_plain(self, logits: torch.Tensor, parts: Sequence[Slice]) -> torch.Tensor:
+        if all(part.request.params.greedy for part in parts):
+            return logits.argmax(-1)
+        rows, filtered = self._rows(parts)
+        return sample(logits, rows, filtered, ranked=False).tokens
+
+    def _follow(self, parts: Sequence[Slice]) -> None:
+        last = [part.request.output[-1] if part.request.output else 0 for part in parts]
+        self._processor.follow(parts, torch.tensor(last, device=self._device))
+
+    def _rows(self, parts: Sequence[Slice]) -> tuple[SamplingRows, bool]:
+        """What the draw depends on beside the logits, and whether any row has filters."""
+        params = [part.request.params for part in parts]
+        floats = torch.tensor([(p.temperature, p.top_p, p.min_p) for p in params], dtype=torch.float32)
+        ints = torch.tensor([(max(p.request.params.top_k, 0), p.request.seed, p.stop) for p in parts])
+        temperature, top_p, min_p = floats.T.contiguous().to(self._device)
+        top_k, seeds, positions = ints.T.contiguous().to(self._device)
+        filtered = any(p.filters for p in params)
+        return SamplingRows(temperature, top_k.int(), top_p, min_p, seeds, positions), filtered
 
 
 def raw_logprobs(logits: torch.Tensor, token: int, count: int) -> RawLogprobs:
@@ -58,84 +92,3 @@ def raw_logprobs(logits: torch.Tensor, token: int, count: int) -> RawLogprobs:
     rank = int((values > values[token]).sum()) + 1
     pairs = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
     return RawLogprobs(token, float(values[token]), rank, pairs)
-
-
-def _plain(request: Request) -> bool:
-    """Whether the likeliest token of the unchanged logits is all that the request asks for."""
-    params = request.params
-    return params.greedy and params.logprobs is None and not params.has_penalties and not _masks_stops(request)
-
-
-def _masks_stops(request: Request) -> bool:
-    return len(request.output) < request.params.min_tokens
-
-
-def _processed(logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-    """The logits after the mask of ``min_tokens`` and the penalties."""
-    if not any(_masks_stops(request) or request.params.has_penalties for request in requests):
-        return logits
-    logits = logits.clone()
-    for row, request in enumerate(requests):
-        if _masks_stops(request):
-            logits[row, sorted(request.stop_ids)] = float("-inf")
-        if request.params.has_penalties:
-            _penalise(logits[row], request)
-    return logits
-
-
-def _penalise(row: torch.Tensor, request: Request) -> None:
-    """Apply a request's penalties to its logits [vocab] in place.
-
-    The repetition penalty (Keskar et al. 2019) counts prompt and output, the other two the output alone.
-    """
-    params = request.params
-    if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*request.prompt, *request.output}), device=row.device)
-        values = row[seen]
-        row[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if request.output and (params.frequency_penalty or params.presence_penalty):
-        tokens, counts = torch.tensor(request.output, device=row.device).unique(return_counts=True)
-        row[tokens] -= counts * params.frequency_penalty + params.presence_penalty
-
-
-def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-    """One token per row: the likeliest, or a draw from softmax(logits / temperature) cut to the allowed tokens.
-
-    The draw is the argmax of scaled logits plus Gumbel noise, which has that distribution (Gumbel-max, Maddison et al.
-    2014).
-    """
-    tokens = logits.argmax(-1)
-    drawn = [row for row, request in enumerate(requests) if not request.params.greedy]
-    if not drawn:
-        return tokens
-    chosen = [requests[row] for row in drawn]
-    scores = logits[drawn] / _column([r.params.temperature for r in chosen], logits)  # [drawn, vocab]
-    scores = _restrict(scores, chosen)
-    seeds = torch.tensor([request.seed for request in chosen], device=logits.device)
-    positions = torch.tensor([request.total for request in chosen], device=logits.device)
-    noise = gumbel(seeds, positions, logits.shape[1])
-    tokens[drawn] = (scores + noise).argmax(-1)
-    return tokens
-
-
-def _restrict(scores: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-    """Mask what min_p, then top_k, then top_p (Holtzman et al. 2020) leave out; scores [rows, vocab]."""
-    if any(request.params.min_p > 0 for request in requests):
-        floor = scores.amax(-1, keepdim=True) + _column([r.params.min_p for r in requests], scores).log()
-        scores = scores.masked_fill(scores < floor, float("-inf"))
-    top_k = [request.params.top_k if request.params.top_k > 0 else scores.shape[1] for request in requests]
-    top_p = [request.params.top_p for request in requests]
-    if min(top_k) >= scores.shape[1] and min(top_p) >= 1:
-        return scores
-    ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(scores.shape[1], device=scores.device)
-    ordered = ordered.masked_fill(ranks >= _column(top_k, scores), float("-inf"))
-    # A token stays while those likelier than it hold less than top_p: the first always does.
-    shares = ordered.softmax(-1)
-    likelier = shares.cumsum(-1) - shares
-    ordered = ordered.masked_fill(likelier >= _column(top_p, scores), float("-inf"))
-    return torch.empty_like(scores).scatter_(-1, tokens, ordered)
-
-
-def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.execute.batch_rows import to_device
 from engine.execute.cascade_groups import cascade_groups
+from engine.execute.transfer import to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 from kernels.cuda.numerics import PIECE

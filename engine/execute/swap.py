@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from engine.execute.logits_processing import Masks
 from engine.execute.runner import Launched, Runner
 from engine.schedule.plan import StepPlan
 from kernels.kv_cache import LayerCache
@@ -94,10 +95,10 @@ class SwappingRunner:
         self.inner = inner
         self._space = SwapSpace(inner.caches, slots, pin=inner.device.type == "cuda")
 
-    def launch(self, plan: StepPlan) -> Launched:
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         """Start one step, copies first."""
         self._space.execute(plan)
-        return self.inner.launch(plan)
+        return self.inner.launch(plan, masks)
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """As the runner behind says."""

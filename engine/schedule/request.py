@@ -39,6 +39,7 @@ class Request:
         seed: of the request's noise.
         priority: lower runs first under the ``priority`` policy.
         salt: separates prefix cache entries of equal tokens.
+        bad_words: sequences of token ids whose last one is not drawn where the output ends with those before it.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Request:
     priority: int = 0
     salt: bytes = b""
     child: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     arrival: int = 0
     place: tuple[int, ...] = ()

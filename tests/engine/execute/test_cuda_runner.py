@@ -67,6 +67,10 @@ class OneLayer:
 
     def next_token(self, tokens: list[int]) -> int:
         """The likeliest token after a whole sequence."""
+        return int(self.next_logits(tokens).argmax())
+
+    def next_logits(self, tokens: list[int]) -> torch.Tensor:
+        """Logits [vocab] after a whole sequence."""
         blocks = -(-len(tokens) // BLOCK)
         shape = (blocks, BLOCK, KV_HEADS, HEAD_DIM)
         cache = LayerCache(torch.zeros(shape), torch.zeros(shape), BLOCK)
@@ -76,7 +80,7 @@ class OneLayer:
         query = rope_and_cache(qkv, HEADS, KV_HEADS, at, at, self.rotation, (none, none, 1e-5), cache)
         keys, values = (x.flatten(0, 1)[: len(tokens)].repeat_interleave(2, 1) for x in (cache.keys, cache.values))
         weights = (torch.einsum("hd,khd->hk", query[-1], keys) * HEAD_DIM**-0.5).softmax(-1)
-        return int((torch.einsum("hk,khd->hd", weights, values).flatten() @ self.out.T).argmax())
+        return torch.einsum("hk,khd->hd", weights, values).flatten() @ self.out.T
 
 
 class Padded:
