@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.args import EngineArgs
+from engine.errors import EngineDeadError
 from engine.outputs import (
     CompletionOutput,
     Embedding,
@@ -15,23 +17,33 @@ from engine.outputs import (
     RequestMetrics,
     RequestOutput,
 )
-from engine.params import ParameterError, PoolingParams, SamplingParams
+from engine.params import ParameterError, PoolingParams, RequestOutputKind, SamplingParams
 from engine.stats import EngineStats
 
+AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine takes
+
 if TYPE_CHECKING:
+    from engine.async_llm import AsyncLLM
+    from engine.async_llm import AsyncLLM as AsyncLLMEngine
     from engine.llm import LLM
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "AsyncLLMEngine",
     "CompletionOutput",
     "Embedding",
     "EmbeddingRequestOutput",
+    "EngineArgs",
+    "EngineDeadError",
     "EngineStats",
     "Logprob",
     "ParameterError",
     "PoolingParams",
     "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
 ]
 
@@ -41,4 +53,8 @@ def __getattr__(name: str) -> Any:
         from engine.llm import LLM
 
         return LLM
+    if name in ("AsyncLLM", "AsyncLLMEngine"):
+        from engine.async_llm import AsyncLLM
+
+        return AsyncLLM
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

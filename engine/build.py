@@ -18,7 +18,8 @@ from engine.costs import DecoderCosts
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.execute.swap import CachedRunner, SwappingRunner
-from engine.generation import GenerationCore, GenerationModel
+from engine.generation import GenerationCore
+from engine.intake import GenerationModel
 from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
 from engine.model.encoder import Encoder

@@ -4,69 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
-from engine.completion import Completion, named_logprobs
-from engine.costs import Cost, DecoderCosts, StepGroups
-from engine.execute.runner import Launched, Runner, StepResult
-from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
+from engine.books import Books, Generation, News
+from engine.completion import Completion
+from engine.execute.runner import Runner
+from engine.intake import GenerationModel, Intake
+from engine.outputs import RequestOutput
 from engine.params import SamplingParams
 from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
-from engine.schedule.request import Request, Status
+from engine.schedule.request import Status
 from engine.schedule.scheduler import Scheduler
-from engine.seeds import derive_seed
-from engine.stats import EngineStats, TimelinePoint
-from engine.structured.compiler import GrammarCompiler
+from engine.stats import EngineStats
+from engine.step_counts import Step, StepCounts
 from engine.structured.masks import GrammarMasks
-from engine.text.bad_words import BadWords
-from engine.text.inputs import Input, InputError
+from engine.text.inputs import Input
 from engine.text.tokenizer import Tokenizer
-from engine.timeline import Timeline
-from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("flat_logprobs", "truncate_prompt_tokens")
-MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationModel:
-    """What the engine knows of the model beside its weights."""
-
-    vocab_size: int
-    max_model_len: int
-    eos_ids: frozenset[int]
-    seed: int
-    costs: DecoderCosts
-
-
-@dataclass(eq=False)
-class _Generation:
-    """A prompt and its completions."""
-
-    request_id: str
-    text: str | None
-    prompt: list[int]
-    completions: list[Completion]
-    arrival: float
-    scheduled: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
-
-    @property
-    def finished(self) -> bool:
-        return all(c.request.status is Status.FINISHED for c in self.completions)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A launched batch."""
-
-    plan: StepPlan
-    launched: Launched
-    start: float
-    cost: Cost
+__all__ = ["GenerationCore", "GenerationModel"]
 
 
 class GenerationCore:
@@ -86,19 +41,12 @@ class GenerationCore:
         self.runner = runner
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
-        self._bad_words = BadWords(tokenizer, model.vocab_size)
-        self._grammars = GrammarCompiler(tokenizer, model.vocab_size, model.eos_ids)
+        self._intake = Intake(model, tokenizer)
         self._masks = GrammarMasks()
-        self._generations: dict[Request, _Generation] = {}
-        self._completions: dict[Request, Completion] = {}
-        self._quiet: set[Request] = set()  # past their first token, with nothing to do per token
+        self._books = Books(self.scheduler, self._masks, tokenizer)
+        self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
-        self._ready = time.monotonic()
-        self._booked = self._ready
-        self._launched: _Step | None = None
-        self._timeline = Timeline()
-        self._groups = StepGroups()
-        self._totals = EngineStats()
+        self._launched: Step | None = None
 
     @property
     def unfinished(self) -> int:
@@ -110,35 +58,52 @@ class GenerationCore:
         """Completions worth holding at once: those that run and as many to follow them."""
         return 2 * self.scheduler.limits.max_seqs
 
-    def add(self, request_id: str, prompt: Input, params: SamplingParams) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Input,
+        params: SamplingParams,
+        *,
+        streams: bool = False,
+        seed_index: int | None = None,
+        arrival: float | None = None,
+    ) -> None:
         """Queue a prompt.
+
+        Args:
+            request_id: no other unfinished prompt may have it.
+            prompt: token ids, and what goes with them.
+            params: of all its completions.
+            streams: tell of every token in ``news``; ``step`` gives the finished output all the same.
+            seed_index: the number that noise is drawn by where ``params`` name no seed; ``None`` takes the prompt's
+                own, in order of arrival.
+            arrival: when the engine was asked, on ``time.monotonic``'s clock; ``None`` is now.
 
         Raises:
             InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
                 its output must have cannot be compiled.
+            ValueError: the id is in use.
         """
+        if self._books.find(request_id) is not None:
+            raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
-        self._check(prompt, params)
-        bad_words = self._bad_words.sequences(params.bad_words or ())
-        check_choice(params, self._stop_ids(params), bad_words)
-        ends = self._stop_ids(params) | self.model.eos_ids
-        form = params.structured_outputs
-        grammar = None if form is None else self._grammars.compile(form, ends)
-        generation = _Generation(request_id, prompt.text, prompt.token_ids, [], time.monotonic())
-        for child in range(params.n):
-            request = self._request(index, child, prompt, params, bad_words)
-            completion = Completion(request, self.tokenizer)
-            generation.completions.append(completion)
-            self._generations[request] = generation
-            self._completions[request] = completion
-            if grammar is not None:
-                self._masks.add(request, grammar.start(ends))
+        requests = self._intake.requests(index, prompt, params, seed_index)
+        for request, matcher in self._intake.matchers(requests).items():
+            self._masks.add(request, matcher)
+        completions = [Completion(request, self.tokenizer, streams) for request in requests]
+        now = time.monotonic()
+        self._books.open(
+            Generation(
+                request_id, prompt.text, prompt.token_ids, completions, now if arrival is None else arrival, queued=now
+            )
+        )
+        for request in requests:
             self.scheduler.add(request)
 
     def prepare(self, params: Iterable[SamplingParams]) -> None:
         """Begin with what requests that come soon need compiled, in another thread."""
-        self._grammars.prepare(one.structured_outputs for one in params)
+        self._intake.prepare(params)
 
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
@@ -158,15 +123,12 @@ class GenerationCore:
             raise
         return outputs
 
-    def _launch(self, plan: StepPlan) -> _Step:
+    def _launch(self, plan: StepPlan) -> Step:
         start = time.monotonic()
-        for part in plan.slices:
-            if not part.request.output:  # else it has been scheduled before
-                generation = self._generations[part.request]
-                generation.scheduled = generation.scheduled or start
+        self._books.begin(plan, start)
         before = self._launched
         masks = self._masks.of(plan, None if before is None else lambda: before.launched.result().tokens)
-        step = _Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
+        step = Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
 
@@ -185,209 +147,42 @@ class GenerationCore:
         now = time.monotonic()
         alive = [request for request in result.tokens if request.status is not Status.FINISHED]
         finished = self.scheduler.update(step.plan, result.tokens)
-        self._book_prompts(step.plan, result)
-        finished += self._book(alive, result, now)
-        finished += self._end_failed(alive)
-        self._count(step, result, len(alive), len(finished), now)
-        self._booked = now
-        return self._collect(finished, now)
+        finished += self._books.enter(step.plan, alive, result, now)
+        self._counts.add(step, len(alive), len(finished), result.device_seconds, now)
+        return self._books.collect(finished, now)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a prompt's unfinished completions now; gives what there is of them, with the finish reason ``abort``.
 
         ``None`` where no unfinished prompt has this id. What a launched step still draws for it is dropped.
         """
-        generation = next((g for g in self._generations.values() if g.request_id == request_id), None)
+        generation = self._books.find(request_id)
         if generation is None:
             return None
-        generation.last_token = generation.first_token and self._booked
-        for completion in generation.completions:
-            self.scheduler.finish(completion.request, "abort")
-        output = self._output(generation)
-        for completion in generation.completions:
-            self._forget(completion.request)
-        return output
+        generation.last_token = generation.first_token and self._counts.booked
+        return self._books.abort(generation)
+
+    def news(self) -> list[News]:
+        """What streams have gained since this was last asked: a prompt's head, then gains of its completions."""
+        return self._books.news()
+
+    def settle(self) -> list[RequestOutput]:
+        """Finish the batch that is under way, where nothing is unfinished and so no step follows."""
+        return self._finish_launched()
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""
         self._finish_launched()
-        for request in list(self._generations):
+        for request in self._books.clear():
             self.scheduler.finish(request, "abort")
-            self._forget(request)
 
     def stats(self) -> EngineStats:
         """Totals and the present state."""
-        pool = self.scheduler.kv.pool
-        return replace(
-            self._totals,
-            preemptions=self.scheduler.preemptions,
-            recomputed_tokens=self.scheduler.recomputed_tokens,
-            swapped_out=self.scheduler.kv.swapped_out,
-            swapped_in=self.scheduler.kv.swapped_in,
-            running=len(self.scheduler.running),
-            waiting=self.scheduler.waiting,
-            kv_blocks_total=pool.size,
-            kv_blocks_used=pool.held,
-            step_groups=self._groups.groups(),
-            timeline=self._timeline.points(),
-        )
+        return self._counts.stats()
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompt beginnings."""
         self.scheduler.kv.pool.forget_all()
-
-    def _check(self, prompt: Input, params: SamplingParams) -> None:
-        ids, limit = prompt.token_ids, self.model.max_model_len
-        if not ids:
-            raise InputError("the prompt is empty: it must have at least one token")
-        if len(ids) >= limit:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
-            )
-        check_token_ids(prompt, params, self.model.vocab_size)
-        unready = next((name for name in UNREADY if getattr(params, name)), None)
-        if unready is not None:
-            raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
-        if params.stop_strings and self.tokenizer is None:
-            raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
-
-    def _request(
-        self, index: int, child: int, prompt: Input, params: SamplingParams, bad_words: tuple[tuple[int, ...], ...]
-    ) -> Request:
-        room = self.model.max_model_len - len(prompt.token_ids)
-        seed = derive_seed(self.model.seed, index) if params.seed is None else params.seed
-        return Request(
-            index=index,
-            child=child,
-            prompt=prompt.token_ids,
-            params=params if child == 0 else replace(params, prompt_logprobs=None),  # the prompt is scored once
-            max_output=room if params.max_tokens is None else min(params.max_tokens, room),
-            stop_ids=self._stop_ids(params),
-            seed=(seed + child) & MAX_SEED,
-            priority=prompt.priority,
-            salt=prompt.cache_salt.encode(),
-            bad_words=bad_words,
-        )
-
-    def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        """Ids that end the request's output."""
-        stop_ids = frozenset(params.stop_token_ids or ())
-        return stop_ids if params.ignore_eos else stop_ids | self.model.eos_ids
-
-    def _book_prompts(self, plan: StepPlan, result: StepResult) -> None:
-        """Keep log-probabilities of prompt tokens."""
-        for part in plan.slices if result.prompt_logprobs else ():
-            scored = result.prompt_logprobs.get(part.request)
-            if scored and part.request in self._generations:
-                known = self._generations[part.request].prompt_logprobs
-                # After a preemption the same positions come again; only the new ones count.
-                fresh = scored[max(0, len(known) - (part.start + 1)) :]
-                known += [named_logprobs(raw, self.tokenizer) for raw in fresh]
-
-    def _book(self, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
-        """Follow up on the step's tokens: text, stop strings, log-probabilities; gives what a stop string ended."""
-        ended = []
-        for request in alive:
-            if request in self._quiet:
-                continue
-            generation, completion = self._generations[request], self._completions[request]
-            generation.first_token = generation.first_token or now
-            if not completion.follows:
-                self._quiet.add(request)  # nothing is to be done for it until it ends
-                continue
-            match = completion.accept(result.tokens[request], result.logprobs.get(request))
-            if match is not None:
-                if request.status is not Status.FINISHED:
-                    ended.append(request)
-                self.scheduler.finish(request, "stop", match.stop)
-                request.finish_reason, request.stop_reason = "stop", match.stop
-        return ended
-
-    def _end_failed(self, alive: Iterable[Request]) -> list[Request]:
-        """End requests whose grammars cannot go on; gives those that nothing else has ended."""
-        ended = []
-        for request in alive if self._masks else ():
-            if self._masks.error(request) is not None:
-                if request.status is not Status.FINISHED:
-                    ended.append(request)
-                self.scheduler.finish(request, "error")
-                request.finish_reason, request.stop_reason = "error", None
-        return ended
-
-    def _collect(self, finished: Iterable[Request], now: float) -> list[RequestOutput]:
-        """Outputs of the generations whose last completion has finished now, in order of arrival."""
-        outputs = []
-        for request in sorted(finished, key=lambda request: (request.index, request.child)):
-            self._quiet.discard(request)
-            generation = self._generations.get(request)
-            if generation is not None and generation.finished:
-                generation.last_token = now
-                outputs.append(self._output(generation))
-                for completion in generation.completions:
-                    self._forget(completion.request)
-        return outputs
-
-    def _forget(self, request: Request) -> None:
-        self._quiet.discard(request)
-        self._masks.forget(request)
-        del self._generations[request], self._completions[request]
-
-    def _output(self, generation: _Generation) -> RequestOutput:
-        first = generation.completions[0].request
-        errors = [self._masks.error(completion.request) for completion in generation.completions]
-        return RequestOutput(
-            request_id=generation.request_id,
-            prompt=generation.text,
-            prompt_token_ids=tuple(generation.prompt),
-            outputs=tuple(completion.output() for completion in generation.completions),
-            prompt_logprobs=None if first.params.prompt_logprobs is None else tuple(generation.prompt_logprobs),
-            metrics=RequestMetrics(
-                arrival=generation.arrival,
-                scheduled=generation.scheduled,
-                first_token=generation.first_token,
-                last_token=generation.last_token,
-                preemptions=sum(completion.request.preemptions for completion in generation.completions),
-            ),
-            num_cached_tokens=first.cached_tokens,
-            error=next((error for error in errors if error is not None), None),
-        )
-
-    def _count(self, step: _Step, result: StepResult, drawn: int, finished: int, now: float) -> None:
-        old, pool, plan, cost = self._totals, self.scheduler.kv.pool, step.plan, step.cost
-        seconds = now - max(step.start, self._booked)
-        device = old.device_busy_seconds
-        if result.device_seconds is not None:
-            device = (device or 0.0) + result.device_seconds
-        started = [
-            request
-            for request, start, _, _, epoch in plan.slices
-            if start == request.cached_tokens and epoch == request.preemptions == 0
-        ]
-        self._totals = replace(
-            old,
-            steps=old.steps + 1,
-            prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
-            cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
-            computed_tokens=old.computed_tokens + plan.tokens,
-            output_tokens=old.output_tokens + drawn,
-            finished_requests=old.finished_requests + finished,
-            peak_running=max(old.peak_running, len(plan.slices)),
-            peak_kv_blocks=max(old.peak_kv_blocks, pool.held),
-            busy_seconds=old.busy_seconds + seconds,
-            device_busy_seconds=device,
-            flops=old.flops + cost.flops,
-            bytes=old.bytes + cost.bytes,
-        )
-        self._groups.add(cost, seconds)
-        self._timeline.add(
-            TimelinePoint(
-                time=now - self._ready,
-                running=len(plan.slices),
-                waiting=self.scheduler.waiting,
-                kv_use=pool.held / pool.size,
-                output_tokens=self._totals.output_tokens,
-            )
-        )
 
     def describe(self) -> Mapping[str, str]:
         """What the tokens depend on beside the recipe: device, dtype, kernels and their constants."""

@@ -50,7 +50,7 @@ def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> S
     return Sizes(
         length=length,
         tokens=tokens,
-        seqs=args.max_num_seqs or (CPU_SEQS if cpu else _cuda_sequences(spec, length, device)),
+        seqs=args.max_num_seqs or CPU_SEQS if cpu else _cuda_sequences(args.max_num_seqs, spec, length, device),
         block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
         balance=CPU_BALANCE if cpu else CUDA_BALANCE,
     )
@@ -106,13 +106,23 @@ def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.d
     return memory // bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
 
 
-def _cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
+def _cuda_sequences(asked: int | None, spec: DecoderSpec, length: int, device: torch.device) -> int:
     """Sequences per step on a CUDA device: by its memory, and so that decode attention's scratch stays bounded."""
     from kernels.cuda.numerics import PIECE
 
-    large = torch.cuda.get_device_properties(device).total_memory > LARGE_DEVICE
     per_sequence = -(-length // PIECE) * spec.heads * (spec.head_dim + 2) * 4
-    return max(1, min(CUDA_SEQS * 4 if large else CUDA_SEQS, CUDA_SCRATCH // per_sequence))
+    most = max(1, CUDA_SCRATCH // per_sequence)
+    if asked is not None and asked > most:
+        raise ParameterError(
+            "max_num_seqs",
+            asked,
+            f"at most {most} with max_model_len={length}: decode attention keeps {per_sequence / MIB:.1f} MiB for each "
+            f"sequence, {CUDA_SCRATCH / MIB:.0f} MiB in all; a lower max_model_len allows more",
+        )
+    if asked is not None:
+        return asked
+    large = torch.cuda.get_device_properties(device).total_memory > LARGE_DEVICE
+    return min(CUDA_SEQS * 4 if large else CUDA_SEQS, most)
 
 
 def _step_memory(spec: DecoderSpec, sizes: Sizes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,7 +21,7 @@ class RequestOutputKind(StrEnum):
     FINAL_ONLY = "final_only"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SamplingParams:
     """How the tokens of one request are drawn and when it ends. Names and defaults follow vLLM.
 
@@ -91,6 +91,16 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     stop_strings: tuple[str, ...] = field(init=False, default=())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change a field, as vLLM's scripts do; a value that is not allowed leaves it as it was."""
+        if "_checked" not in self.__dict__:
+            object.__setattr__(self, name, value)
+            return
+        if name not in self.__dataclass_fields__:
+            raise AttributeError(f"SamplingParams has no field {name!r}")
+        changed = replace(self, **{name: value})
+        self.__dict__.update(changed.__dict__)
+
     def __post_init__(self) -> None:
         check(is_int(self.n) and self.n >= 1, "n", self.n, "an integer of at least 1")
         check(
@@ -111,6 +121,7 @@ class SamplingParams:
         self._check_tokens()
         self._check_forms()
         check(not (self.n > 1 and self.greedy), "n", self.n, "1 when temperature is 0: greedy children would be equal")
+        object.__setattr__(self, "_checked", True)
 
     def _check_ranges(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):

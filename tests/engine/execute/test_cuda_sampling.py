@@ -29,7 +29,7 @@ class Numbers:
 def special_rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch) -> Rig:
     made = rig(padded, limits, monkeypatch)
     tokenizer: Any = Numbers()
-    made.core._bad_words = BadWords(tokenizer, VOCAB)
+    made.core._intake._bad_words = BadWords(tokenizer, VOCAB)
     return made
 
 

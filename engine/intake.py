@@ -1,0 +1,120 @@
+"""What becomes of a prompt that arrives: its checks, and the requests that the scheduler gets for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+from engine.costs import DecoderCosts
+from engine.params import SamplingParams
+from engine.schedule.request import Request
+from engine.seeds import derive_seed
+from engine.structured.compiler import GrammarCompiler
+from engine.structured.matcher import Matcher
+from engine.text.bad_words import BadWords
+from engine.text.inputs import Input, InputError
+from engine.text.tokenizer import Tokenizer
+from engine.token_checks import check_choice, check_token_ids
+
+UNREADY = ("flat_logprobs", "truncate_prompt_tokens")
+MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationModel:
+    """What the engine knows of the model beside its weights."""
+
+    vocab_size: int
+    max_model_len: int
+    eos_ids: frozenset[int]
+    seed: int
+    costs: DecoderCosts
+
+
+class Intake:
+    """Checks prompts and makes requests of them."""
+
+    def __init__(self, model: GenerationModel, tokenizer: Tokenizer | None) -> None:
+        """Take what bounds requests and ends them, and what makes tokens of texts."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._bad_words = BadWords(tokenizer, model.vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, model.vocab_size, model.eos_ids)
+
+    def requests(
+        self, index: int, prompt: Input, params: SamplingParams, seed_index: int | None = None
+    ) -> list[Request]:
+        """The prompt's ``n`` completions as requests.
+
+        Args:
+            index: of the prompt, in order of arrival.
+            prompt: the prompt.
+            params: of all completions.
+            seed_index: the number that noise is drawn by where ``params`` name no seed; ``None`` takes ``index``.
+
+        Raises:
+            InputError: it is empty, too long, has ids that the model does not have, or asks for what is not there.
+        """
+        self._check(prompt, params)
+        model, stop_ids = self._model, self._stop_ids(params)
+        bad_words = self._bad_words.sequences(params.bad_words or ())
+        check_choice(params, stop_ids, bad_words)
+        room = model.max_model_len - len(prompt.token_ids)
+        seed = params.seed
+        if seed is None:
+            seed = derive_seed(model.seed, index if seed_index is None else seed_index)
+        params = copy(params)  # the caller may change its own
+        rest = replace(params, prompt_logprobs=None) if params.prompt_logprobs is not None else params
+        return [
+            Request(
+                index=index,
+                child=child,
+                prompt=prompt.token_ids,
+                params=params if child == 0 else rest,  # the prompt is scored once
+                max_output=room if params.max_tokens is None else min(params.max_tokens, room),
+                stop_ids=stop_ids,
+                seed=(seed + child) & MAX_SEED,
+                priority=prompt.priority,
+                salt=prompt.cache_salt.encode(),
+                bad_words=bad_words,
+            )
+            for child in range(params.n)
+        ]
+
+    def prepare(self, params: Iterable[SamplingParams]) -> None:
+        """Begin with what requests that come soon need compiled, in another thread."""
+        self._grammars.prepare(one.structured_outputs for one in params)
+
+    def matchers(self, requests: Sequence[Request]) -> dict[Request, Matcher]:
+        """A matcher for each completion of a prompt whose output must have some form.
+
+        Raises:
+            InputError: the form cannot be compiled.
+        """
+        form = requests[0].params.structured_outputs
+        if form is None:
+            return {}
+        ends = requests[0].stop_ids | self._model.eos_ids
+        grammar = self._grammars.compile(form, ends)
+        return {request: grammar.start(ends) for request in requests}
+
+    def _check(self, prompt: Input, params: SamplingParams) -> None:
+        ids, limit = prompt.token_ids, self._model.max_model_len
+        if not ids:
+            raise InputError("the prompt is empty: it must have at least one token")
+        if len(ids) >= limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
+            )
+        check_token_ids(prompt, params, self._model.vocab_size)
+        unready = next((name for name in UNREADY if getattr(params, name)), None)
+        if unready is not None:
+            raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
+        if params.stop_strings and self._tokenizer is None:
+            raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
+
+    def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Ids that end the request's output."""
+        stop_ids = frozenset(params.stop_token_ids or ())
+        return stop_ids if params.ignore_eos else stop_ids | self._model.eos_ids
