@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -99,3 +99,11 @@ class FlatLogprobs(Sequence[dict[int, Logprob]]):
         ids = self.token_ids[taken]
         texts = DecodedTokens(ids, self.decoded_tokens._texts)
         return FlatLogprobs(last - (ends - starts), last, ids, self.logprobs[taken], self.ranks[taken], texts)
+
+
+P = TypeVar("P", PositionLogprobs, PositionLogprobs | None)
+
+
+def given_as(positions: Sequence[P], flat: bool) -> Sequence[P]:
+    """Log-probabilities in the form that ``SamplingParams.flat_logprobs`` asks for."""
+    return cast(Sequence[P], FlatLogprobs.of(positions)) if flat else tuple(positions)
