@@ -193,7 +193,7 @@ class CudaModelRunner:
         special = [parts[i] for i in chosen]
         numbers = [(i, rows[part.request].number, part.stop) for i, part in zip(chosen, special, strict=True)]
         at, mine, positions = to_device(np.array(numbers, np.int64).T, self.device)
-        temperature, top_p, min_p = state.floats[:, mine]
+        temperature, top_p, min_p = (column[mine] for column in state.floats)  # each aligned, whatever their number
         parameters = SamplingRows(temperature, state.top_k[mine], top_p, min_p, state.seeds[mine], positions)
         filtered = any(part.request in rows.filtering for part in special)
         tokens = self._processor.draw(computed.logits[at].float(), special, parameters, filtered, masks)

@@ -148,8 +148,12 @@ class LogitsProcessor:
             return {}
         states = np.array([NEUTRAL if row is None else row for row in owned], np.int32)
         params = [request.params for request in requests]
-        values = [(p.presence_penalty, p.frequency_penalty, p.repetition_penalty) for p in params]
-        presence, frequency, repetition = to_device(np.array(values, np.float32).T, self._device)
+        # Padded to 16 bytes: kernels are compiled apart for pointers that are not aligned to them.
+        values = np.zeros((3, -(-len(params) // 4) * 4), np.float32)
+        values[0, : len(params)] = [p.presence_penalty for p in params]
+        values[1, : len(params)] = [p.frequency_penalty for p in params]
+        values[2, : len(params)] = [p.repetition_penalty for p in params]
+        presence, frequency, repetition = to_device(values, self._device)[:, : len(params)]
         return {
             "presence": presence,
             "frequency": frequency,
