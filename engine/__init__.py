@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from engine.args import EngineArgs
 from engine.errors import EngineDeadError
+from engine.message import ChatMessage, ToolCall
 from engine.outputs import (
+    BeamSearchOutput,
+    BeamSearchSequence,
     CompletionOutput,
     Embedding,
     EmbeddingRequestOutput,
     Logprob,
+    PoolingOutput,
+    PoolingRequestOutput,
     RequestMetrics,
     RequestOutput,
 )
-from engine.params import ParameterError, PoolingParams, RequestOutputKind, SamplingParams
+from engine.params import (
+    BeamSearchParams,
+    ParameterError,
+    PoolingParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from engine.stats import EngineStats
 
 AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine takes
@@ -25,6 +37,7 @@ AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine tak
 if TYPE_CHECKING:
     from engine.async_llm import AsyncLLM
     from engine.async_llm import AsyncLLM as AsyncLLMEngine
+    from engine.flat_logprobs import FlatLogprobs
     from engine.llm import LLM
 
 __all__ = [
@@ -32,19 +45,28 @@ __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncLLMEngine",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
+    "ChatMessage",
     "CompletionOutput",
     "Embedding",
     "EmbeddingRequestOutput",
     "EngineArgs",
     "EngineDeadError",
     "EngineStats",
+    "FlatLogprobs",
     "Logprob",
     "ParameterError",
+    "PoolingOutput",
     "PoolingParams",
+    "PoolingRequestOutput",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
+    "ToolCall",
 ]
 
 
@@ -57,4 +79,8 @@ def __getattr__(name: str) -> Any:
         from engine.async_llm import AsyncLLM
 
         return AsyncLLM
+    if name == "FlatLogprobs":
+        from engine.flat_logprobs import FlatLogprobs
+
+        return FlatLogprobs
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

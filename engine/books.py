@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.completion import Completion, Gain, named_logprobs
+from engine.completion import Completion, Gain
 from engine.execute.runner import StepResult
-from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
+from engine.flat_logprobs import given_as
+from engine.logprobs import PositionLogprobs
+from engine.outputs import RequestMetrics, RequestOutput
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
@@ -28,7 +30,7 @@ class Generation:
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=lambda: [None])
     error: str | None = None
 
     @property
@@ -46,7 +48,7 @@ class Generation:
             prompt_token_ids=tuple(self.prompt),
             outputs=(),
             finished=False,
-            prompt_logprobs=tuple(self.prompt_logprobs) if scored else None,
+            prompt_logprobs=given_as(self.prompt_logprobs, first.params.flat_logprobs) if scored else None,
             metrics=RequestMetrics(
                 arrival=self.arrival,
                 queued=self.queued,
@@ -194,4 +196,4 @@ class Books:
                 known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
                 fresh = scored[max(0, len(known) - (part.start + 1)) :]
-                known += [named_logprobs(raw, self._tokenizer) for raw in fresh]
+                known += [PositionLogprobs(raw, self._tokenizer) for raw in fresh]

@@ -88,6 +88,7 @@ class GenerationCore:
             raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
+        prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         requests = self._intake.requests(index, prompt, params, seed_index)
         for request, matcher in self._intake.matchers(requests).items():
             self._masks.add(request, matcher)

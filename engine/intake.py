@@ -17,7 +17,6 @@ from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("flat_logprobs", "truncate_prompt_tokens")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -108,9 +107,6 @@ class Intake:
                 f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
             )
         check_token_ids(prompt, params, self._model.vocab_size)
-        unready = next((name for name in UNREADY if getattr(params, name)), None)
-        if unready is not None:
-            raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
         if params.stop_strings and self._tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 
