@@ -31,7 +31,7 @@ def page() -> str:
     """The whole page as Markdown."""
     package = griffe.load("engine", search_paths=[str(ROOT)], submodules=True)
     names = [str(name) for name in package.exports or ()]
-    found = [resolved(package[name]) for name in names]
+    found = list(dict.fromkeys(resolved(package[name]) for name in names))  # a class may have two names
     classes = [one for one in found if one.is_class]
     contents = "\n".join(f"- [`{one.name}`](#{one.name.lower()})" for one in classes)
     return "\n".join([HEAD, contents, "", *(line for one in classes for line in of_class(one))]).rstrip() + "\n"

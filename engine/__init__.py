@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.args import EngineArgs
+from engine.errors import EngineDeadError
 from engine.message import ChatMessage, ToolCall
 from engine.outputs import (
     BeamSearchOutput,
@@ -20,14 +22,29 @@ from engine.outputs import (
     RequestMetrics,
     RequestOutput,
 )
-from engine.params import BeamSearchParams, ParameterError, PoolingParams, SamplingParams, StructuredOutputsParams
+from engine.params import (
+    BeamSearchParams,
+    ParameterError,
+    PoolingParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from engine.stats import EngineStats
 
+AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine takes
+
 if TYPE_CHECKING:
+    from engine.async_llm import AsyncLLM
+    from engine.async_llm import AsyncLLM as AsyncLLMEngine
+    from engine.flat_logprobs import FlatLogprobs
     from engine.llm import LLM
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "AsyncLLMEngine",
     "BeamSearchOutput",
     "BeamSearchParams",
     "BeamSearchSequence",
@@ -35,7 +52,10 @@ __all__ = [
     "CompletionOutput",
     "Embedding",
     "EmbeddingRequestOutput",
+    "EngineArgs",
+    "EngineDeadError",
     "EngineStats",
+    "FlatLogprobs",
     "Logprob",
     "ParameterError",
     "PoolingOutput",
@@ -43,6 +63,7 @@ __all__ = [
     "PoolingRequestOutput",
     "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
     "ToolCall",
@@ -54,4 +75,12 @@ def __getattr__(name: str) -> Any:
         from engine.llm import LLM
 
         return LLM
+    if name in ("AsyncLLM", "AsyncLLMEngine"):
+        from engine.async_llm import AsyncLLM
+
+        return AsyncLLM
+    if name == "FlatLogprobs":
+        from engine.flat_logprobs import FlatLogprobs
+
+        return FlatLogprobs
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

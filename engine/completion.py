@@ -2,70 +2,132 @@
 
 from __future__ import annotations
 
-from engine.execute.sampler import RawLogprobs
-from engine.outputs import CompletionOutput, Logprob, TokenLogprobs
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.flat_logprobs import given_as
+from engine.logprobs import PositionLogprobs, RawLogprobs
+from engine.outputs import CompletionOutput, TokenLogprobs
 from engine.schedule.request import Request
 from engine.text.detokenizer import IncrementalDetokenizer
-from engine.text.stops import StopMatch, StopStrings
+from engine.text.stops import StopStrings
+from engine.text.stream import TextStream
 from engine.text.tokenizer import Tokenizer
+
+
+class Gain(NamedTuple):
+    """What completion number ``child`` of a streamed request has gained; the reasons once it has ended.
+
+    ``cumulative_logprob`` is that of the whole output so far; it and ``logprobs`` are ``None`` where not asked for.
+    """
+
+    request_id: str
+    child: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[PositionLogprobs, ...] | None
+    cumulative_logprob: float | None
+    finish_reason: str | None
+    stop_reason: int | str | None
 
 
 class Completion:
     """Follows one scheduled request.
 
-    Text is made once, at the end, unless stop strings have to be looked for on the way.
+    Text is made once, at the end, unless it is streamed or stop strings have to be looked for on the way.
+
+    Args:
+        request: the request; the scheduler books a token before this class does.
+        tokenizer: ``None`` gives no text.
+        streams: whether ``gain`` will be asked for.
     """
 
-    def __init__(self, request: Request, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer | None, streams: bool = False) -> None:
         params = request.params
         self.request = request
-        self._tokenizer = tokenizer
-        self._stops = StopStrings(params.stop_strings, params.include_stop_str_in_output)
-        self._stream: IncrementalDetokenizer | None = None
-        if params.stop_strings and tokenizer is not None:
-            self._stream = IncrementalDetokenizer(
-                tokenizer, request.prompt, params.skip_special_tokens, params.spaces_between_special_tokens
+        self.streams = streams
+        self._tokenizer = tokenizer if params.detokenize else None
+        self._names = tokenizer
+        self._stream: TextStream | None = None
+        if self._tokenizer is not None and (streams or params.stop_strings):
+            self._stream = TextStream(
+                IncrementalDetokenizer(
+                    self._tokenizer, request.prompt, params.skip_special_tokens, params.spaces_between_special_tokens
+                ),
+                StopStrings(params.stop_strings, params.include_stop_str_in_output),
+                piecewise=streams,
             )
-        self._streamed = ""
         self._accepted = 0
-        self._cut: int | None = None
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs: list[PositionLogprobs] = []
         self._cumulative = 0.0
+        self._new_text = ""  # since the last gain, as the tokens and log-probabilities behind it
+        self._new_tokens: list[int] = []
+        self._new_logprobs = 0  # where they begin
+        self.told = False  # whether a gain has been asked for
 
     @property
     def follows(self) -> bool:
-        """Whether each token has to be booked as it comes, for stop strings or log-probabilities."""
-        return self._stream is not None or self.request.params.logprobs is not None
+        """Whether each token has to be booked as it comes: for a stream, stop strings or log-probabilities."""
+        return self.streams or self._stream is not None or self.request.params.logprobs is not None
 
-    def accept(self, token: int, logprobs: RawLogprobs | None) -> StopMatch | None:
+    def accept(self, token: int, logprobs: RawLogprobs | None) -> str | None:
         """Book the request's next token; returns the stop string that it completes, if any."""
+        ended = self.request.finish_reason
         self._accepted += 1
         if logprobs is not None:
             self._cumulative += logprobs.logprob
-            self._logprobs.append(named_logprobs(logprobs, self._tokenizer))
-        if self._stream is None or self.request.finish_reason == "stop":
+            self._logprobs.append(PositionLogprobs(logprobs, self._names))
+        if self.streams:
+            self._new_tokens.append(token)
+        stream, params = self._stream, self.request.params
+        if stream is None:
             return None
-        new = self._stream.push(token)
-        if self.request.finish_reason is not None:
-            new += self._stream.flush()
-        self._streamed += new
-        if self._accepted <= self.request.params.min_tokens:
-            return None
-        match = self._stops.find(self._streamed, len(new)) if new else None
-        if match is not None:
-            self._cut = match.cut
-        return match
+        search = self._accepted > params.min_tokens and ended != "stop"
+        piece = ""
+        if ended != "stop" or params.include_stop_str_in_output:  # else it was a stop id, which is no text
+            piece += stream.push(token, search)
+        if ended is not None:
+            piece += stream.finish(search)
+        if self.streams:
+            self._new_text += piece
+        return stream.stop
+
+    def end(self) -> None:
+        """No token follows although none ended the request: what is held back of the text comes out."""
+        if self._stream is not None:
+            self._new_text += self._stream.finish(search=False)  # the last gain takes it
+
+    def gain(self, request_id: str) -> Gain:
+        """What has come since the last time, in a request that streams."""
+        scored = self.request.params.logprobs is not None
+        gain = Gain(
+            request_id,
+            self.request.child,
+            self._new_text,
+            tuple(self._new_tokens),
+            tuple(self._logprobs[self._new_logprobs :]) if scored else None,
+            self._cumulative if scored else None,
+            self.request.finish_reason,
+            self.request.stop_reason,
+        )
+        self.told = True
+        self._new_text, self._new_logprobs = "", len(self._logprobs)
+        self._new_tokens.clear()
+        return gain
 
     def output(self) -> CompletionOutput:
-        """The completion as it stands."""
+        """The completion as it stands; all of its text where the request has ended."""
         request = self.request
-        with_logprobs = request.params.logprobs is not None
+        scored = request.params.logprobs is not None
+        logprobs: Sequence[TokenLogprobs] | None = None
+        if scored:
+            logprobs = given_as(self._logprobs, request.params.flat_logprobs)
         return CompletionOutput(
             index=request.child,
             text=self._text(),
             token_ids=tuple(request.output),
-            cumulative_logprob=self._cumulative if with_logprobs else None,
-            logprobs=tuple(self._logprobs) if with_logprobs else None,
+            cumulative_logprob=self._cumulative if scored else None,
+            logprobs=logprobs,
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
         )
@@ -73,10 +135,10 @@ class Completion:
     def _text(self) -> str:
         """The text of the output: cut at the stop string, without the token that stopped it."""
         request, params = self.request, self.request.params
-        if self._tokenizer is None or not params.detokenize:
+        if self._tokenizer is None:
             return ""
-        if self._cut is not None:
-            return self._streamed[: self._cut]
+        if self._stream is not None:
+            return self._stream.text
         ids = request.output
         ended = request.finish_reason == "stop" and ids and ids[-1] in request.stop_ids
         if ended and not params.include_stop_str_in_output:
@@ -84,15 +146,3 @@ class Completion:
         return self._tokenizer.decode(
             ids, params.skip_special_tokens, params.spaces_between_special_tokens, request.prompt
         )
-
-
-def named_logprobs(raw: RawLogprobs, tokenizer: Tokenizer | None) -> TokenLogprobs:
-    """Log-probabilities by token id: the likeliest in order, then the chosen one where it is not among them."""
-
-    def text(token: int) -> str | None:
-        return None if tokenizer is None else tokenizer.token_text(token)
-
-    named = {token: Logprob(value, rank, text(token)) for rank, (token, value) in enumerate(raw.top, start=1)}
-    if raw.token not in named:
-        named[raw.token] = Logprob(raw.logprob, raw.rank, text(raw.token))
-    return named

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from engine.books import Books, Generation
+from engine.books import Books, Generation, News
 from engine.completion import Completion
 from engine.execute.runner import Runner
 from engine.intake import GenerationModel, Intake
@@ -17,6 +17,7 @@ from engine.schedule.request import Status
 from engine.schedule.scheduler import Scheduler
 from engine.stats import EngineStats
 from engine.step_counts import Step, StepCounts
+from engine.structured.masks import GrammarMasks
 from engine.text.inputs import Input
 from engine.text.tokenizer import Tokenizer
 
@@ -41,7 +42,8 @@ class GenerationCore:
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
         self._intake = Intake(model, tokenizer)
-        self._books = Books(self.scheduler, tokenizer)
+        self._masks = GrammarMasks()
+        self._books = Books(self.scheduler, self._masks, tokenizer)
         self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
         self._launched: Step | None = None
@@ -56,20 +58,53 @@ class GenerationCore:
         """Completions worth holding at once: those that run and as many to follow them."""
         return 2 * self.scheduler.limits.max_seqs
 
-    def add(self, request_id: str, prompt: Input, params: SamplingParams) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Input,
+        params: SamplingParams,
+        *,
+        streams: bool = False,
+        seed_index: int | None = None,
+        arrival: float | None = None,
+    ) -> None:
         """Queue a prompt.
 
+        Args:
+            request_id: no other unfinished prompt may have it.
+            prompt: token ids, and what goes with them.
+            params: of all its completions.
+            streams: tell of every token in ``news``; ``step`` gives the finished output all the same.
+            seed_index: the number that noise is drawn by where ``params`` name no seed; ``None`` takes the prompt's
+                own, in order of arrival.
+            arrival: when the engine was asked, on ``time.monotonic``'s clock; ``None`` is now.
+
         Raises:
-            InputError: it cannot be run: empty, too long, or with token ids that the model does not have.
+            InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
+                its output must have cannot be compiled.
+            ValueError: the id is in use.
         """
+        if self._books.find(request_id) is not None:
+            raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
         prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
-        requests = self._intake.requests(index, prompt, params)
-        completions = [Completion(request, self.tokenizer) for request in requests]
-        self._books.open(Generation(request_id, prompt.text, prompt.token_ids, completions, time.monotonic()))
+        requests = self._intake.requests(index, prompt, params, seed_index)
+        for request, matcher in self._intake.matchers(requests).items():
+            self._masks.add(request, matcher)
+        completions = [Completion(request, self.tokenizer, streams) for request in requests]
+        now = time.monotonic()
+        self._books.open(
+            Generation(
+                request_id, prompt.text, prompt.token_ids, completions, now if arrival is None else arrival, queued=now
+            )
+        )
         for request in requests:
             self.scheduler.add(request)
+
+    def prepare(self, params: Iterable[SamplingParams]) -> None:
+        """Begin with what requests that come soon need compiled, in another thread."""
+        self._intake.prepare(params)
 
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
@@ -92,7 +127,9 @@ class GenerationCore:
     def _launch(self, plan: StepPlan) -> Step:
         start = time.monotonic()
         self._books.begin(plan, start)
-        step = Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
+        before = self._launched
+        masks = self._masks.of(plan, None if before is None else lambda: before.launched.result().tokens)
+        step = Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
 
@@ -124,10 +161,15 @@ class GenerationCore:
         if generation is None:
             return None
         generation.last_token = generation.first_token and self._counts.booked
-        for completion in generation.completions:
-            self.scheduler.finish(completion.request, "abort")
-        self._books.close(generation)
-        return generation.output()
+        return self._books.abort(generation)
+
+    def news(self) -> list[News]:
+        """What streams have gained since this was last asked: a prompt's head, then gains of its completions."""
+        return self._books.news()
+
+    def settle(self) -> list[RequestOutput]:
+        """Finish the batch that is under way, where nothing is unfinished and so no step follows."""
+        return self._finish_launched()
 
     def abort_all(self) -> None:
         """Drop every unfinished request."""

@@ -23,13 +23,17 @@ TokenLogprobs = Mapping[int, Logprob]
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Times of one request in seconds on ``time.monotonic``'s clock; ``None`` where the moment never came."""
+    """Times of one request in seconds on ``time.monotonic``'s clock; ``None`` where the moment never came.
+
+    ``arrival``: the engine was asked; ``queued``: the prompt was tokenized and checked, and waits for the scheduler.
+    """
 
     arrival: float
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
     preemptions: int = 0
+    queued: float | None = None
 
     @property
     def ttft(self) -> float | None:
@@ -59,7 +63,10 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """The result of one generation request. A request that could not run has ``error`` set and no outputs."""
+    """The result of one generation request, or with ``finished`` unset what a stream has of it so far.
+
+    A request that could not run has ``error`` set and no outputs.
+    """
 
     request_id: str
     prompt: str | None

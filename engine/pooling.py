@@ -26,6 +26,7 @@ class _Waiting:
     prompt: Input
     params: PoolingParams
     arrival: float
+    queued: float
 
 
 class PoolingCore:
@@ -56,8 +57,8 @@ class PoolingCore:
         """Prompts worth holding at once."""
         return 2 * self._max_seqs
 
-    def add(self, request_id: str, prompt: Input, params: PoolingParams) -> None:
-        """Queue a prompt.
+    def add(self, request_id: str, prompt: Input, params: PoolingParams, *, arrival: float | None = None) -> None:
+        """Queue a prompt; ``arrival`` is when the engine was asked, on ``time.monotonic``'s clock (``None``: now).
 
         Raises:
             InputError: it is empty or too long, or more dimensions are asked for than the model has.
@@ -74,7 +75,8 @@ class PoolingCore:
             raise InputError(f"prompt token id {wrong} is not in the vocabulary: ids go from 0 to {vocab - 1}")
         if params.dimensions is not None and params.dimensions > hidden:
             raise InputError(f"dimensions={params.dimensions} is more than the model's {hidden}")
-        self._queue.append(_Waiting(request_id, prompt, params, time.monotonic()))
+        now = time.monotonic()
+        self._queue.append(_Waiting(request_id, prompt, params, now if arrival is None else arrival, now))
 
     def step(self) -> list[EmbeddingRequestOutput]:
         """Embed one batch."""
@@ -91,10 +93,19 @@ class PoolingCore:
                 request_id=item.request_id,
                 outputs=Embedding(_finish(vector, item.params)),
                 prompt_token_ids=tuple(item.prompt.token_ids),
-                metrics=RequestMetrics(arrival=item.arrival, scheduled=start, first_token=now, last_token=now),
+                metrics=RequestMetrics(item.arrival, start, now, now, queued=item.queued),
             )
             for item, vector in zip(batch, pooled, strict=True)
         ]
+
+    def abort(self, request_id: str) -> EmbeddingRequestOutput | None:
+        """Drop a prompt that waits; gives an output that says so, ``None`` where no prompt of this id waits."""
+        item = next((item for item in self._queue if item.request_id == request_id), None)
+        if item is None:
+            return None
+        self._queue.remove(item)
+        ids = tuple(item.prompt.token_ids)
+        return EmbeddingRequestOutput(request_id, Embedding(()), ids, error="the request was aborted")
 
     def abort_all(self) -> None:
         """Drop every waiting prompt."""

@@ -44,12 +44,17 @@ class StopStrings:
 
     def held_back(self, text: str) -> int:
         """How many characters at the end of ``text`` must not be given out yet: they may begin a stop string."""
-        if self.include:
-            return 0
-        return max((_overlap(text, stop) for stop in self.stops), default=0)
+        most = 0
+        if text and not self.include:
+            for stop in self.stops:
+                most = max(most, _overlap(text, stop))
+        return most
 
 
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that is a beginning of ``stop``, but not all of it."""
-    longest = min(len(stop) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+    last = text[-1]
+    at = stop.rfind(last, 0, min(len(stop) - 1, len(text)))  # only there can the beginning end
+    while at >= 0 and not text.endswith(stop[: at + 1]):
+        at = stop.rfind(last, 0, at)
+    return at + 1
