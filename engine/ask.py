@@ -10,7 +10,6 @@ from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, RequestOutputKind, SamplingParams
 from engine.text.inputs import Input, InputError
-from engine.text.reply import ReplyFormat
 
 
 @dataclass(eq=False)
@@ -24,7 +23,6 @@ class Ask:
     arrival: float
     stream: OutputStream
     post: LoopPost
-    reply: ReplyFormat | None = None  # how the answer is taken apart, known once the prompt is read
     state: Literal["coming", "running", "aborted", "done"] = "coming"  # running: in the core; aborted: before it came
 
     @property
@@ -32,15 +30,6 @@ class Ask:
         """Whether outputs are wanted before the request is finished."""
         params = self.params
         return isinstance(params, SamplingParams) and params.output_kind is not RequestOutputKind.FINAL_ONLY
-
-    def read(self, item: Input | InputError) -> Input | InputError:
-        """Take note of what the prompt, now read, asks of its answer; gives the prompt, or why it cannot be run."""
-        if isinstance(item, InputError) or item.reply is None:
-            return item
-        if isinstance(self.params, SamplingParams) and self.params.output_kind is RequestOutputKind.DELTA:
-            return InputError("reasoning_parser and tool_parser need an output_kind of cumulative or final_only")
-        self.reply = item.reply
-        return item
 
     @property
     def seed_index(self) -> int:

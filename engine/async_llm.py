@@ -23,7 +23,6 @@ from engine.output_stream import LoopPost, OutputStream
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, RequestOutputKind, SamplingParams
 from engine.prompt_reader import PromptReader
-from engine.replies import with_messages
 from engine.stats import EngineStats
 
 
@@ -228,20 +227,11 @@ class AsyncLLM:
             while not finished:
                 output = await ask.stream.next()
                 finished = output.finished
-                yield self._parsed(ask, output) if finished else output
+                yield output
         finally:
             if not finished:
                 self._thread.abort([ask])  # before the id is free: what takes it next comes to the engine later
             self._forget(ask)
-
-    def _parsed(
-        self, ask: Ask, output: RequestOutput | EmbeddingRequestOutput
-    ) -> RequestOutput | EmbeddingRequestOutput:
-        """The finished output, with messages where its prompt asks for a parser."""
-        tokenizer = self._llm._loaded.tokenizer if ask.reply is not None else None
-        if ask.reply is None or tokenizer is None or not isinstance(output, RequestOutput):
-            return output
-        return with_messages(output, ask.reply, cast(SamplingParams, ask.params), tokenizer)
 
     def _admit(self, prompt: Prompt, params: SamplingParams | PoolingParams, request_id: str, priority: int) -> Ask:
         """Send a request on its way."""

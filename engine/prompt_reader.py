@@ -43,7 +43,7 @@ class PromptReader:
                 for ask in asks:
                     ask.answer(ask.aborted())
             else:
-                self._engine.add([(ask, ask.read(item)) for ask, item in zip(asks, self._read(asks), strict=True)])
+                self._engine.add(list(zip(asks, self._read(asks), strict=True)))
 
     def _read(self, asks: Sequence[Ask]) -> list[Input | InputError]:
         try:
