@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from engine.args import EngineArgs
 from engine.errors import EngineDeadError
+from engine.message import ChatMessage, ToolCall
 from engine.outputs import (
+    BeamSearchOutput,
+    BeamSearchSequence,
     CompletionOutput,
     Embedding,
     EmbeddingRequestOutput,
     Logprob,
+    PoolingOutput,
+    PoolingRequestOutput,
     RequestMetrics,
     RequestOutput,
 )
-from engine.params import ParameterError, PoolingParams, RequestOutputKind, SamplingParams
+from engine.params import (
+    BeamSearchParams,
+    ParameterError,
+    PoolingParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from engine.stats import EngineStats
 
 AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine takes
@@ -32,6 +44,10 @@ __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncLLMEngine",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
+    "ChatMessage",
     "CompletionOutput",
     "Embedding",
     "EmbeddingRequestOutput",
@@ -40,11 +56,15 @@ __all__ = [
     "EngineStats",
     "Logprob",
     "ParameterError",
+    "PoolingOutput",
     "PoolingParams",
+    "PoolingRequestOutput",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
+    "ToolCall",
 ]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from engine.params import ParameterError
+from engine.params.defaults import check_generation_overrides
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
@@ -29,7 +31,6 @@ FLAGS: Mapping[str, type] = {
     "fused_gate": bool,
     "programmatic_launch": bool,
     "skip_tokenizer_init": bool,
-    "hf_overrides": Mapping,
 }
 
 
@@ -46,7 +47,12 @@ class EngineArgs:
         max_model_len: most tokens of prompt and output together; ``None`` is the model's own limit.
         load_format: where weights come from; ``dummy`` draws them at a trained model's scale.
         seed: the engine seed, from which unseeded requests draw.
-        hf_overrides: entries that replace those of the model's config.
+        hf_overrides: changes to the model's config: a mapping, merged in level by level, or a function that is given
+            the config (entries are keys and attributes) and returns it.
+        generation_config: where default sampling parameters come from: ``auto`` (the model's generation_config.json),
+            ``vllm`` (none: the engine's own) or a folder with such a file.
+        override_generation_config: entries in place of those.
+        chat_template: in place of the tokenizer's: a Jinja template, or a file with one.
         kv_cache_memory_bytes: size of the KV cache; ``None`` sizes it from free memory.
         gpu_memory_utilization: share of the device's memory that the engine may use.
         block_size: tokens in one KV cache block; ``None`` is 16 on the CPU and 64, what the copy engine takes, on CUDA.
@@ -82,7 +88,10 @@ class EngineArgs:
     max_model_len: int | None = None
     load_format: str = "auto"
     seed: int = 0
-    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    hf_overrides: Mapping[str, Any] | Callable[[Any], Any] | None = field(default_factory=dict)
+    generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
     block_size: int | None = None
@@ -118,9 +127,23 @@ class EngineArgs:
             if getattr(self, name) not in allowed:
                 raise ParameterError(name, getattr(self, name), f"one of {', '.join(allowed)}")
         self._check_numbers()
+        self._check_overrides()
         for name, kind in FLAGS.items():
             if not isinstance(getattr(self, name), kind):
                 raise ParameterError(name, getattr(self, name), f"of type {kind.__name__}")
+
+    def _check_overrides(self) -> None:
+        if self.hf_overrides is None:
+            object.__setattr__(self, "hf_overrides", {})
+        overrides: object = self.hf_overrides
+        if not isinstance(overrides, Mapping) and not callable(overrides):
+            raise ParameterError("hf_overrides", overrides, "a mapping of config entries, or a function")
+        check_generation_overrides(self.override_generation_config)
+        for name in ("generation_config", "chat_template"):
+            value = getattr(self, name)
+            if not isinstance(value, (str, PurePath)) and not (name == "chat_template" and value is None):
+                raise ParameterError(name, value, "text")
+            object.__setattr__(self, name, None if value is None else str(value))
 
     def _check_numbers(self) -> None:
         for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes"):

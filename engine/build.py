@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-import psutil
 import torch
 
 from engine.args import EngineArgs
 from engine.costs import DecoderCosts
+from engine.defaults import generation_defaults
+from engine.device import choose_device, choose_dtype
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.execute.swap import CachedRunner, SwappingRunner
@@ -24,8 +23,10 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
 from engine.model.encoder import Encoder
 from engine.model.files import ModelFiles, resolve_model
+from engine.model.overrides import ReadConfig, check_effective
+from engine.model.sentence import pooling_mode, sentence_length
 from engine.model.spec import DecoderSpec, EncoderSpec, read_spec
-from engine.model.weights import iter_weights, read_config, read_generation_config
+from engine.model.weights import iter_weights, read_config
 from engine.params import ParameterError
 from engine.pooling import PoolingCore
 from engine.schedule.limits import Limits
@@ -47,11 +48,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@dataclass
+class EngineParts:
+    """The model, and how to make it and its runner once more: after sleep.
+
+    ``model`` is ``None`` while an engine sleeps; ``runner`` takes the weights over.
+    """
+
+    model: Decoder | Encoder | None
+    load: Callable[[], Decoder | Encoder]
+    runner: Callable[[Decoder], Runner]
+
+
 @dataclass(frozen=True)
 class Engine:
-    """A ready engine."""
+    """A ready engine. ``generation_config`` holds the defaults of sampling parameters and the end ids."""
 
     core: GenerationCore | PoolingCore
+    parts: EngineParts
     tokenizer: Tokenizer | None
     files: ModelFiles
     config: Mapping[str, Any]
@@ -85,8 +99,8 @@ def build(args: EngineArgs, decoder: Decoder | None = None) -> Engine:
     with clock.phase("config"):
         device = choose_device(args.device)
         files = resolve_model(args.model, args.revision, args.load_format)
-        config = read_config(files, args.hf_overrides)
-        generation_config = read_generation_config(files)
+        config = ReadConfig(read_config(files, args.hf_overrides))
+        generation_config = generation_defaults(args, files)
         spec = read_spec(config)
         _check_runner(args, spec)
         dtype = choose_dtype(args.dtype, config, device)
@@ -95,38 +109,15 @@ def build(args: EngineArgs, decoder: Decoder | None = None) -> Engine:
 
             configure_batch_invariant_gemms()
     with clock.phase("tokenizer"):
-        tokenizer = None if args.skip_tokenizer_init else load_tokenizer(files, args.tokenizer)
+        tokenizer = None if args.skip_tokenizer_init else load_tokenizer(files, args.tokenizer, args.chat_template)
+    eos = end_ids(config, generation_config, tokenizer)
+    check_effective(args.hf_overrides, config)
     if isinstance(spec, EncoderSpec):
-        core: GenerationCore | PoolingCore = _pooling(args, files, spec, dtype, device, tokenizer, clock)
+        core: GenerationCore | PoolingCore
+        core, parts = _pooling(args, files, spec, dtype, device, tokenizer, clock)
     else:
-        eos = end_ids(config, generation_config, tokenizer)
-        core = _generation(args, files, spec, dtype, device, tokenizer, eos, clock, decoder)
-    return Engine(core, tokenizer, files, config, generation_config, device, clock.seconds)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device to run on; ``auto`` takes CUDA where there is one.
-
-    Raises:
-        ParameterError: CUDA is asked for and not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device", name, "cpu or auto on this machine: torch sees no CUDA device")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def choose_dtype(name: str, config: Mapping[str, Any], device: torch.device) -> torch.dtype:
-    """The dtype of weights and activations; ``auto`` is the checkpoint's own, and float32 where it names none.
-
-    float16 has no fast product on the CPU, so there ``auto`` takes bfloat16 in its place.
-    """
-    if name == "auto":
-        name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-        name = "bfloat16" if name == "float16" and device.type == "cpu" else name
-    elif name == "float16" and device.type == "cpu":
-        raise ParameterError("dtype", name, "auto, float32 or bfloat16 on the CPU")
-    chosen: torch.dtype = getattr(torch, name)
-    return chosen
+        core, parts = _generation(args, files, spec, dtype, device, tokenizer, eos, clock, decoder)
+    return Engine(core, parts, tokenizer, files, config, generation_config, device, clock.seconds)
 
 
 def end_ids(
@@ -139,7 +130,7 @@ def end_ids(
         generation_config.get("eos_token_id"),
         tokenizer and tokenizer.eos_token_id,
     ):
-        ids |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+        ids |= set(value) if isinstance(value, (list, tuple)) else {value} if isinstance(value, int) else set()
     return frozenset(ids)
 
 
@@ -164,14 +155,23 @@ def _pooling(
     device: torch.device,
     tokenizer: Tokenizer | None,
     clock: _Clock,
-) -> PoolingCore:
-    own = _sentence_length(files) or spec.max_position
+) -> tuple[PoolingCore, EngineParts]:
+    own = sentence_length(files) or spec.max_position
     length = model_length(args.max_model_len, own, spec.max_position)
-    spec = replace(spec, pooling=_pooling_mode(files))
+    spec = replace(spec, pooling=pooling_mode(files))
+
+    def load() -> Encoder:
+        return Encoder(spec, _checkpoint(args, files, dtype, device, prefix="bert."))
+
     with clock.phase("load"):
-        encoder = Encoder(spec, _checkpoint(args, files, dtype, device, prefix="bert."))
+        encoder = load()
     tokens = args.max_num_batched_tokens or (CPU_TOKENS * 8 if device.type == "cpu" else CUDA_TOKENS * 4)
-    return PoolingCore(encoder, length, tokens, args.max_num_seqs or CUDA_SEQS, tokenizer)
+    core = PoolingCore(encoder, length, tokens, args.max_num_seqs or CUDA_SEQS, tokenizer)
+    return core, EngineParts(encoder, load, _no_runner)
+
+
+def _no_runner(_: Decoder) -> Runner:
+    raise TypeError("a pooling model has no runner")
 
 
 def _generation(
@@ -184,17 +184,24 @@ def _generation(
     eos: frozenset[int],
     clock: _Clock,
     decoder: Decoder | None,
-) -> GenerationCore:
+) -> tuple[GenerationCore, EngineParts]:
     sizes = choose_sizes(args, spec, device)
     slots = swap_slots(args, spec, sizes, dtype)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
         cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
+
+    def load() -> Decoder:
+        return Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
+
+    def make_runner(decoder: Decoder) -> Runner:
+        plain = _runner(args, decoder, blocks, sizes, device)
+        return SwappingRunner(plain, slots) if slots else plain
+
     with clock.phase("load"):
-        decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
+        decoder = decoder or load()
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
-        plain = _runner(args, decoder, blocks, sizes, device)
-        runner: Runner = SwappingRunner(plain, slots) if slots else plain
+        runner = make_runner(decoder)
     limits = Limits(
         max_tokens=sizes.tokens,
         max_seqs=sizes.seqs,
@@ -215,7 +222,8 @@ def _generation(
         seed=args.seed,
         costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
     )
-    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
+    core = GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
+    return core, EngineParts(decoder, load, make_runner)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> CachedRunner:
@@ -236,31 +244,3 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
         cascade=not args.disable_cascade_attn,
         concurrent=args.concurrent_attention,
     )
-
-
-def _sentence_length(files: ModelFiles) -> int | None:
-    """The sequence length that a sentence-transformers folder was trained for."""
-    path = files.folder / "sentence_bert_config.json" if files.folder else None
-    if path is None or not path.is_file():
-        return None
-    value = json.loads(path.read_text()).get("max_seq_length")
-    return value if isinstance(value, int) else None
-
-
-def _pooling_mode(files: ModelFiles) -> str:
-    """``cls`` or ``mean``, as a sentence-transformers folder declares it."""
-    path = files.folder / "1_Pooling" / "config.json" if files.folder else None
-    if path is None or not path.is_file():
-        return "mean"
-    modes = [key for key, on in json.loads(path.read_text()).items() if key.startswith("pooling_mode_") and on is True]
-    if modes == ["pooling_mode_cls_token"]:
-        return "cls"
-    if modes == ["pooling_mode_mean_tokens"]:
-        return "mean"
-    raise ParameterError("pooling mode", ", ".join(modes), "pooling_mode_mean_tokens or pooling_mode_cls_token")
-
-
-def set_threads() -> None:
-    """Use all of the machine's physical cores, unless OMP_NUM_THREADS says otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(psutil.cpu_count(logical=False) or 1)

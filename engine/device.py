@@ -1,12 +1,15 @@
-"""What the device is, and how much of its memory was in use."""
+"""Which device computes and in which precision, what it is, and how much of its memory was in use."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from engine.params import ParameterError
 
 if TYPE_CHECKING:
     import torch
@@ -40,3 +43,41 @@ def peak_memory(device: torch.device) -> tuple[int | None, int | None]:
     if device.type != "cuda":
         return None, None
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to run on; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        ParameterError: CUDA is asked for and not there.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device", name, "cpu or auto on this machine: torch sees no CUDA device")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(name: str, config: Mapping[str, Any], device: torch.device) -> torch.dtype:
+    """The dtype of weights and activations; ``auto`` is the checkpoint's own, and float32 where it names none.
+
+    float16 has no fast product on the CPU, so there ``auto`` takes bfloat16 in its place.
+    """
+    import torch
+
+    if name == "auto":
+        name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+        name = "bfloat16" if name == "float16" and device.type == "cpu" else name
+    elif name == "float16" and device.type == "cpu":
+        raise ParameterError("dtype", name, "auto, float32 or bfloat16 on the CPU")
+    chosen: torch.dtype = getattr(torch, name)
+    return chosen
+
+
+def set_threads() -> None:
+    """Use all of the machine's physical cores, unless OMP_NUM_THREADS says otherwise."""
+    import psutil
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(psutil.cpu_count(logical=False) or 1)

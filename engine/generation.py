@@ -85,6 +85,7 @@ class GenerationCore:
             raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
         index = self._next_index
         self._next_index += 1
+        prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         requests = self._intake.requests(index, prompt, params, seed_index)
         completions = [Completion(request, self.tokenizer, streams) for request in requests]
         now = time.monotonic()

@@ -14,7 +14,7 @@ from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("structured_outputs", "flat_logprobs", "truncate_prompt_tokens")
+UNREADY = ("structured_outputs", "flat_logprobs")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
-import gc
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from types import TracebackType
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
+import torch
 from tqdm import tqdm
 
-from engine.args import EngineArgs
-from engine.build import Engine, build, set_threads
-from engine.device import describe, peak_memory
+from engine.beam_search import BeamSearch
 from engine.generation import GenerationCore
-from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
-from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
-from engine.pooling import PoolingCore
-from engine.stats import EngineStats
-from engine.text.inputs import Input, InputError, read_inputs
+from engine.host import EngineHost
+from engine.offline import OfflineRun, OnError, Output, Params
+from engine.outputs import BeamSearchOutput, EmbeddingRequestOutput, PoolingOutput, PoolingRequestOutput, RequestOutput
+from engine.params import BeamSearchParams, ParameterError, PoolingParams, Prompt, SamplingParams
+from engine.prompting import (
+    Prompts,
+    check_count,
+    read_conversations,
+    read_prompts,
+    refuse_lora,
+    with_params,
+    with_priority,
+)
+from engine.text.template import ContentFormat
 
-Params = SamplingParams | PoolingParams
-Output = RequestOutput | EmbeddingRequestOutput
-OnError = Literal["output", "raise"]
-
-# While requests run, a step makes and drops a few objects per request, none of them in cycles: collecting at Python's
-# usual pace, with all prompts on the heap, costs a third of the host's time.
-RARELY = (100_000, 20, 100)
-READ_AHEAD = 64  # prompts tokenized together
-DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # that generation_config.json may set
+Bar = bool | Callable[..., Any]
+Sampling = SamplingParams | Sequence[SamplingParams]
+Pooling = PoolingParams | Sequence[PoolingParams]
 
 
-class LLM:
+class LLM(EngineHost):
     """Runs a model over prompts, in this process.
 
     The signatures follow vLLM's ``LLM``. Beyond it: prompts may come from any iterator, ``stream`` gives outputs as
@@ -48,88 +46,93 @@ class LLM:
         ValueError: the model or an argument cannot be used; the message says why and what is allowed.
     """
 
-    def __init__(self, model: str, **engine_args: Any) -> None:
-        set_threads()
-        self.args = _read_args(model, engine_args)
-        self._engine: Engine | None = build(self.args)
-        self._streaming = False
-
     def generate(
         self,
         prompts: Prompt | Iterable[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Sampling | None = None,
         *,
-        use_tqdm: bool = True,
-        priority: Sequence[int] | None = None,
+        use_tqdm: Bar = True,
+        lora_request: object = None,
+        priority: int | Sequence[int] | None = None,
         on_error: OnError = "output",
     ) -> list[RequestOutput]:
         """Complete prompts; outputs come in the order of the prompts.
 
         Args:
-            prompts: one prompt or any iterable of them.
+            prompts: one prompt or any iterable of them, which is pulled as the engine has room.
             sampling_params: one for all, or one each; ``None`` takes the model's defaults.
-            use_tqdm: show a progress bar.
-            priority: one each, lower first; needs ``scheduling_policy="priority"``.
+            use_tqdm: show a progress bar, or what makes one (called as ``tqdm`` is).
+            lora_request: not supported yet.
+            priority: one for all or one each, lower first; needs ``scheduling_policy="priority"``.
             on_error: ``output`` turns a bad prompt into an output with ``error`` set, ``raise`` raises.
 
         Raises:
             InputError: a prompt is bad and ``on_error`` is ``raise``.
             TypeError: the model does not generate.
+            UnsupportedOptionError: a LoRA request.
         """
         self._require("generate")
-        items = _prompt_list(prompts)
-        if priority is not None:
-            items = _with_priority(items, priority, self.args.scheduling_policy)
-        params: Params | Iterable[Params] = (
-            self.get_default_sampling_params() if sampling_params is None else sampling_params
-        )
-        return cast(list[RequestOutput], self._run(items, params, use_tqdm, on_error))
+        refuse_lora(lora_request)
+        items = read_prompts(prompts)
+        return cast(list[RequestOutput], self._run(items, sampling_params, use_tqdm, on_error, priority))
 
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]] | Iterable[Sequence[Mapping[str, Any]]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        use_tqdm: bool = True,
-        chat_template: str | None = None,
+        sampling_params: Sampling | None = None,
+        use_tqdm: Bar = True,
+        lora_request: object = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | Path | None = None,
+        chat_template_content_format: ContentFormat = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        *,
+        reasoning_parser: str | None = None,
+        tool_parser: str | None = None,
         on_error: OnError = "output",
     ) -> list[RequestOutput]:
         """Answer conversations: one, as a list of messages, or several.
 
         Args:
-            messages: ``{"role": ..., "content": ...}`` mappings.
-            sampling_params: as in ``generate``.
-            use_tqdm: show a progress bar.
-            chat_template: a Jinja template in place of the model's own.
+            messages: ``{"role": ..., "content": ...}`` mappings in OpenAI's form.
+            sampling_params, use_tqdm, lora_request, priority, on_error: as in ``generate``.
+            chat_template: a Jinja template, or a file with one, in place of the model's own.
+            chat_template_content_format: how content reaches the template: ``string``, ``openai`` (a list of parts), or
+                ``auto``, as the template reads it.
             add_generation_prompt: begin the assistant's turn.
             continue_final_message: go on with the last message; excludes ``add_generation_prompt``.
             tools: function descriptions for the template.
             chat_template_kwargs: further variables of the template.
-            on_error: as in ``generate``.
+            reasoning_parser, tool_parser: take the answer apart into ``CompletionOutput.message``; ``auto``, or a name
+                that ``docs/api.md`` lists.
         """
-        conversations: list[Any] = list(messages)
-        if conversations and isinstance(conversations[0], Mapping):
-            conversations = [conversations]
+        self._require("generate")
+        refuse_lora(lora_request)
         options = {
-            **(chat_template_kwargs or {}),
             "chat_template": chat_template,
+            "chat_template_content_format": chat_template_content_format,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "tools": tools,
+            "chat_template_kwargs": chat_template_kwargs,
+            "reasoning_parser": reasoning_parser,
+            "tool_parser": tool_parser,
         }
-        prompts: list[Prompt] = [{"messages": c, "chat_template_kwargs": options} for c in conversations]
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, on_error=on_error)
+        conversations = read_conversations(messages)
+        prompts: Iterator[Prompt] = ({"messages": one, **options} for one in conversations.items)
+        items = Prompts(prompts, conversations.total)
+        return cast(list[RequestOutput], self._run(items, sampling_params, use_tqdm, on_error, priority))
 
     def embed(
         self,
         prompts: Prompt | Iterable[Prompt],
-        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        pooling_params: Pooling | None = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: Bar = True,
+        lora_request: object = None,
         on_error: OnError = "output",
     ) -> list[EmbeddingRequestOutput]:
         """Embed prompts; outputs come in the order of the prompts.
@@ -139,8 +142,89 @@ class LLM:
             TypeError: the model does not embed.
         """
         self._require("pooling")
-        params = pooling_params or PoolingParams()
-        return cast(list[EmbeddingRequestOutput], self._run(_prompt_list(prompts), params, use_tqdm, on_error))
+        refuse_lora(lora_request)
+        results = self._run(read_prompts(prompts), pooling_params, use_tqdm, on_error)
+        return cast(list[EmbeddingRequestOutput], results)
+
+    def encode(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        pooling_params: Pooling | None = None,
+        *,
+        use_tqdm: Bar = True,
+        lora_request: object = None,
+        pooling_task: str | None = "embed",
+        on_error: OnError = "output",
+    ) -> list[PoolingRequestOutput]:
+        """Pool prompts by a task: ``embed`` gives ``embed``'s vectors as tensors.
+
+        Raises:
+            TypeError: the model does not do this task.
+        """
+        if pooling_task != "embed":
+            self._cannot(f"encode(pooling_task={pooling_task!r})")
+        found = self.embed(prompts, pooling_params, use_tqdm=use_tqdm, lora_request=lora_request, on_error=on_error)
+        return [
+            PoolingRequestOutput(
+                one.request_id,
+                PoolingOutput(torch.tensor(one.outputs.embedding)),
+                one.prompt_token_ids,
+                metrics=one.metrics,
+                error=one.error,
+            )
+            for one in found
+        ]
+
+    def classify(self, prompts: Prompt | Iterable[Prompt], **options: Any) -> NoReturn:
+        """Class probabilities: no model here gives them yet; raises TypeError."""
+        self._cannot("classify()")
+
+    def score(self, data_1: Any, data_2: Any, **options: Any) -> NoReturn:
+        """Scores of pairs: no model here gives them yet; raises TypeError."""
+        self._cannot("score()")
+
+    def reward(self, prompts: Prompt | Iterable[Prompt], **options: Any) -> NoReturn:
+        """Rewards: no model here gives them yet; raises TypeError."""
+        self._cannot("reward()")
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: object = None,
+        use_tqdm: Bar = False,
+        concurrency_limit: int | None = None,
+        *,
+        on_error: OnError = "output",
+    ) -> list[BeamSearchOutput]:
+        """The ``beam_width`` likeliest continuations of each prompt, best first.
+
+        Args:
+            prompts: one prompt or a sequence of them.
+            params: how wide and how far to search.
+            lora_request: not supported yet.
+            use_tqdm: show a progress bar over tokens.
+            concurrency_limit: search at most so many prompts at once; ``None`` searches all together.
+            on_error: as in ``generate``.
+        """
+        self._require("generate")
+        refuse_lora(lora_request)
+        items = list(read_prompts(prompts).items)
+        size = concurrency_limit or max(1, len(items))
+        model = cast(GenerationCore, self._open.core).model
+
+        def run(prompts: Sequence[Prompt], sampling: SamplingParams) -> list[RequestOutput]:
+            return self.generate(prompts, sampling, use_tqdm=False, on_error=on_error)
+
+        search = BeamSearch(run, params, model.eos_ids, model.max_model_len, self._open.tokenizer)
+        outputs: list[BeamSearchOutput] = []
+        steps = -(-len(items) // size) * params.max_tokens
+        with _bar(use_tqdm, steps, "token") as bar:
+            for start in range(0, len(items), size):
+                for found in search.search(items[start : start + size]):
+                    outputs += found or ()
+                    bar.update(found is None)
+        return outputs
 
     def stream(
         self,
@@ -151,8 +235,10 @@ class LLM:
     ) -> Iterator[Output]:
         """Run prompts from any iterator, also an endless one, and yield each output as soon as it is finished.
 
-        Prompts are pulled as the engine has room, so memory holds a window of them and never the whole. An output's
-        ``request_id`` is the prompt's number in the stream, from 0. Closing the iterator drops what is unfinished.
+        Prompts are pulled in this thread as the engine has room, and tokenized beside it a batch ahead, so memory holds
+        a window of them and never the whole. An output's ``request_id`` is the prompt's number in the stream, from 0.
+        Where ``prompts`` raises an exception, what was pulled before is finished and yielded, then the exception goes
+        on. Closing the stream drops what is unfinished.
 
         Args:
             prompts: any iterable of prompts.
@@ -164,187 +250,59 @@ class LLM:
             RuntimeError: another stream of this engine is still open.
             TypeError: parameters of the wrong kind for the model.
         """
-        core = self._open.core
+        engine = self._open
         if on_error not in ("output", "raise"):
             raise ParameterError("on_error", on_error, "output or raise")
         if self._streaming:
             raise RuntimeError("another stream of this LLM is open: exhaust or close it first")
+        if params is None:
+            params = PoolingParams() if self._pooling else self.get_default_sampling_params()
         self._streaming = True
-        thresholds = gc.get_threshold()
-        gc.set_threshold(*RARELY)
         try:
-            source = enumerate(self._paired(prompts, params))
-            exhausted = False
-            while not exhausted or core.unfinished:
-                while not exhausted and core.unfinished < core.window:
-                    count = min(READ_AHEAD, core.window - core.unfinished)
-                    batch = list(itertools.islice(source, count))
-                    exhausted = len(batch) < count
-                    yield from self._add(batch, on_error)
-                yield from core.step()
+            for output in OfflineRun(engine, with_params(prompts, params, self.args.model), on_error).outputs():
+                self._meter.observe(output)
+                yield output
         finally:
-            gc.set_threshold(*thresholds)
             self._streaming = False
-            if self._engine is not None:
-                core.abort_all()
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a prompt of the open stream; gives what there is of it, with the finish reason ``abort``.
 
-        The stream does not yield it again. ``None`` where the prompt is finished, or not pulled from its iterator yet.
+        The stream does not yield it again. ``None`` where the prompt is finished, or has not reached the engine yet.
 
         Raises:
             TypeError: the model does not generate.
         """
         self._require("generate")
-        return cast(GenerationCore, self._open.core).abort(request_id)
-
-    def get_tokenizer(self) -> Any:
-        """The transformers tokenizer of the model.
-
-        Raises:
-            RuntimeError: ``skip_tokenizer_init`` is set.
-        """
-        tokenizer = self._open.tokenizer
-        if tokenizer is None:
-            raise RuntimeError("this LLM has no tokenizer: skip_tokenizer_init is set")
-        return tokenizer.hf
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """Sampling parameters with the defaults of the model's ``generation_config.json``."""
-        config = self._open.generation_config
-        return SamplingParams(**{name: config[name] for name in DEFAULTS if config.get(name) is not None})
-
-    def reset_prefix_cache(self) -> None:
-        """Forget all cached prompt beginnings."""
-        self._open.core.reset_prefix_cache()
-
-    def stats(self) -> EngineStats:
-        """Counters since the engine was ready."""
-        engine = self._open
-        allocated, reserved = peak_memory(engine.device)
-        return replace(
-            engine.core.stats(),
-            startup=engine.startup,
-            device=describe(engine.device),
-            numerics=engine.core.describe(),
-            peak_allocated_bytes=allocated,
-            peak_reserved_bytes=reserved,
-        )
-
-    def close(self) -> None:
-        """Give the model's and the cache's memory back; the LLM cannot be used after that."""
-        self._engine = None
-        gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def __enter__(self) -> LLM:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def _open(self) -> Engine:
-        if self._engine is None:
-            raise RuntimeError("this LLM is closed")
-        return self._engine
-
-    @property
-    def _pooling(self) -> bool:
-        return isinstance(self._open.core, PoolingCore)
-
-    def _require(self, runner: Literal["generate", "pooling"]) -> None:
-        if self._pooling != (runner == "pooling"):
-            can = "embed()" if self._pooling else "generate() and chat()"
-            raise TypeError(f"model {self.args.model!r} cannot do that; it offers {can}")
+        output = cast(GenerationCore, self._open.core).abort(request_id)
+        if output is not None:
+            self._meter.observe(output)
+        return output
 
     def _run(
-        self, prompts: list[Prompt], params: Params | Iterable[Params], use_tqdm: bool, on_error: OnError
+        self,
+        prompts: Prompts,
+        params: Params | Sequence[Params] | None,
+        use_tqdm: Bar,
+        on_error: OnError,
+        priority: int | Sequence[int] | None = None,
     ) -> list[Output]:
         """All outputs, in the order of the prompts."""
-        if isinstance(params, Sequence) and len(params) != len(prompts):
-            raise ValueError(f"{len(params)} parameters for {len(prompts)} prompts: give one for all or one each")
+        if priority is not None:
+            prompts = with_priority(prompts, priority, self.args.scheduling_policy)
+        check_count(prompts.total, params, "parameters")
         results: dict[int, Output] = {}
-        with tqdm(total=len(prompts), disable=not use_tqdm, unit="prompt", dynamic_ncols=True) as bar:
-            for output in self.stream(prompts, params, on_error=on_error):
+        with _bar(use_tqdm, prompts.total, "prompt") as bar:
+            for output in self.stream(prompts.items, params, on_error=on_error):
                 results[int(output.request_id)] = output
                 bar.update()
-        return [results[number] for number in range(len(prompts))]
+        return [results[number] for number in sorted(results)]
 
-    def _paired(
-        self, prompts: Iterable[Prompt], params: Params | Iterable[Params] | None
-    ) -> Iterator[tuple[Prompt, Params]]:
-        """Each prompt with its parameters."""
-        kind = PoolingParams if self._pooling else SamplingParams
-        if params is None:
-            params = PoolingParams() if self._pooling else self.get_default_sampling_params()
-        each: Iterator[Params] = (
-            itertools.repeat(params) if isinstance(params, (SamplingParams, PoolingParams)) else iter(params)
-        )
-        for prompt in prompts:
-            chosen = next(each, None)
-            if not isinstance(chosen, kind):
-                raise TypeError(f"model {self.args.model!r} takes {kind.__name__} for each prompt, not {chosen!r}")
-            yield prompt, chosen
-
-    def _add(self, batch: Sequence[tuple[int, tuple[Prompt, Params]]], on_error: OnError) -> Iterator[Output]:
-        """Queue prompts; yields an output for each that cannot be run."""
-        core: Any = self._open.core
-        inputs = read_inputs([prompt for _, (prompt, _) in batch], self._open.tokenizer)
-        for (number, (_, params)), item in zip(batch, inputs, strict=True):
-            try:
-                if isinstance(item, InputError):
-                    raise item
-                core.add(str(number), item, params)
-            except InputError as error:
-                if on_error == "raise":
-                    raise
-                yield self._failed(str(number), item, str(error))
-
-    def _failed(self, request_id: str, item: Input | InputError, error: str) -> Output:
-        ids = tuple(item.token_ids) if isinstance(item, Input) else ()
-        if self._pooling:
-            return EmbeddingRequestOutput(request_id, Embedding(()), ids, error=error)
-        text = item.text if isinstance(item, Input) else None
-        return RequestOutput(request_id, text, ids, (), error=error)
+    def _cannot(self, what: str) -> NoReturn:
+        raise TypeError(f"model {self.args.model!r} cannot do {what}; it offers {self._offers}")
 
 
-def _read_args(model: str, given: Mapping[str, Any]) -> EngineArgs:
-    known = [field.name for field in fields(EngineArgs)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            raise ParameterError(name, given[name], f"left out: it is no engine argument of Galley{hint}")
-    return EngineArgs(model=model, **given)
-
-
-def _prompt_list(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
-    """One prompt or many as a list; a sequence of integers is one prompt."""
-    if isinstance(prompts, (str, Mapping)):
-        return [cast(Prompt, prompts)]
-    items = list(prompts)
-    if items and isinstance(items[0], int):
-        return [cast(Prompt, items)]
-    return cast(list[Prompt], items)
-
-
-def _with_priority(prompts: list[Prompt], priority: Sequence[int], policy: str) -> list[Prompt]:
-    if policy != "priority":
-        raise ParameterError("priority", list(priority), "left out unless scheduling_policy is 'priority'")
-    if len(priority) != len(prompts):
-        raise ValueError(f"{len(priority)} priorities for {len(prompts)} prompts: give one each")
-    return [
-        {**(prompt if isinstance(prompt, dict) else _as_mapping(prompt)), "priority": value}
-        for prompt, value in zip(prompts, priority, strict=True)
-    ]
-
-
-def _as_mapping(prompt: Prompt) -> dict[str, Any]:
-    return {"prompt": prompt} if isinstance(prompt, str) else {"prompt_token_ids": prompt}
+def _bar(use_tqdm: Bar, total: int | None, unit: str) -> Any:
+    make: Callable[..., Any] = tqdm if isinstance(use_tqdm, bool) else use_tqdm
+    shown = {} if use_tqdm is not False else {"disable": True}
+    return make(total=total, desc=f"Processed {unit}s", unit=unit, dynamic_ncols=True, **shown)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from engine.message import ChatMessage
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class RequestMetrics:
 @dataclass(frozen=True)
 class CompletionOutput:
     """One completion. ``finish_reason``: stop, length, abort or error; ``stop_reason``: the string or id that stopped
-    it, ``None`` for end of sequence."""
+    it, ``None`` for end of sequence. ``message`` is the text taken apart, where a chat asks for a parser."""
 
     index: int
     text: str
@@ -55,6 +58,7 @@ class CompletionOutput:
     logprobs: Sequence[TokenLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    message: ChatMessage | None = None
 
 
 @dataclass(frozen=True)
@@ -91,4 +95,50 @@ class EmbeddingRequestOutput:
     prompt_token_ids: Sequence[int] = field(default_factory=tuple)
     finished: bool = True
     metrics: RequestMetrics | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class PoolingOutput:
+    """What a pooling model makes of a prompt: ``data`` is a float32 tensor [values]."""
+
+    data: Any
+
+
+@dataclass(frozen=True)
+class PoolingRequestOutput:
+    """The result of one request to ``LLM.encode``. One that could not run has ``error`` set and an empty tensor."""
+
+    request_id: str
+    outputs: PoolingOutput
+    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
+    finished: bool = True
+    metrics: RequestMetrics | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class BeamSearchSequence:
+    """One continuation of a beam search: ``tokens`` and ``text`` begin with the prompt, as in vLLM.
+
+    ``cum_logprob`` sums the log-probabilities of the new tokens, ``score`` is that over the length to the power of the
+    length penalty; ``logprobs`` has the candidates at each new token. ``finish_reason``: stop at an
+    end-of-sequence id, else length.
+    """
+
+    tokens: Sequence[int]
+    text: str | None
+    cum_logprob: float
+    score: float
+    logprobs: Sequence[TokenLogprobs]
+    finish_reason: str
+    stop_reason: int | str | None = None
+
+
+@dataclass(frozen=True)
+class BeamSearchOutput:
+    """The likeliest continuations of one prompt, best first. One that could not run has ``error`` set and none."""
+
+    sequences: Sequence[BeamSearchSequence]
+    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
     error: str | None = None

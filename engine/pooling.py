@@ -63,6 +63,8 @@ class PoolingCore:
         Raises:
             InputError: it is empty or too long, or more dimensions are asked for than the model has.
         """
+        side = "right" if self.tokenizer is None else self.tokenizer.truncation_side
+        prompt = prompt.kept(params.truncate_prompt_tokens, self.max_model_len, side)
         tokens, vocab, hidden = prompt.token_ids, self.encoder.spec.vocab_size, self.encoder.spec.hidden_size
         if not tokens:
             raise InputError("the prompt is empty: it must have at least one token")
@@ -154,4 +156,4 @@ class PoolingCore:
 def _finish(vector: torch.Tensor, params: PoolingParams) -> list[float]:
     """Cut to the wanted dimensions, then scale to length 1 where asked."""
     vector = vector[: params.dimensions]
-    return (F.normalize(vector, dim=0) if params.normalize else vector).tolist()
+    return (F.normalize(vector, dim=0) if params.normalizes else vector).tolist()

@@ -13,6 +13,7 @@ import torch
 
 from engine.model.cache import file_digest
 from engine.model.files import ModelFiles
+from engine.model.overrides import Overrides, overridden
 
 _NORM_NOISE = 0.05  # spread of drawn norm weights around 1
 _BIAS_STD = 0.02
@@ -23,14 +24,15 @@ class ConfigError(ValueError):
     """A model's configuration file cannot be used; the message names the file and what is wrong."""
 
 
-def read_config(files: ModelFiles, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def read_config(files: ModelFiles, overrides: Overrides) -> dict[str, Any]:
     """The model's configuration with ``config.json``'s keys, from that file or from GGUF metadata.
 
     A nested ``text_config`` is lifted to the top, ``rope_parameters`` (transformers 5) becomes ``rope_theta`` and
-    ``rope_scaling``; ``overrides`` replace entries last, so that they always win.
+    ``rope_scaling``; ``overrides`` come last, in whichever of these forms, so that they always win.
 
     Raises:
         ConfigError: the file is missing or not a JSON object.
+        ParameterError: ``overrides`` is a function that gives no config.
     """
     if files.gguf is not None:
         from engine.model.gguf_file import GGUFFile
@@ -38,7 +40,7 @@ def read_config(files: ModelFiles, overrides: Mapping[str, Any]) -> dict[str, An
         config = GGUFFile(files.gguf).config()
     else:
         config = _with_plain_rope(_flattened(_read_json(_folder(files) / "config.json")))
-    return config | dict(overrides)
+    return _with_plain_rope(_flattened(overridden(config, overrides)))
 
 
 def read_generation_config(files: ModelFiles) -> dict[str, Any]:
@@ -152,4 +154,5 @@ def _with_plain_rope(config: dict[str, Any]) -> dict[str, Any]:
     lifted = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
     scaling = {key: value for key, value in rope.items() if key not in lifted}
     plain = scaling.get("rope_type", "default") == "default"
-    return config | lifted | ({} if plain else {"rope_scaling": scaling})
+    rest = {key: value for key, value in config.items() if key != "rope_parameters"}
+    return rest | lifted | ({} if plain else {"rope_scaling": scaling})

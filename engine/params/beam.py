@@ -18,6 +18,7 @@ class BeamSearchParams:
         temperature: divides the logits before they become log-probabilities; 0 leaves them alone.
         length_penalty: a continuation scores its summed log-probability over length to this power.
         include_stop_str_in_output: keep the end-of-sequence token's text in the text.
+        skip_special_tokens: leave special tokens out of the text.
 
     Raises:
         ParameterError: a value is outside its range.
@@ -29,6 +30,7 @@ class BeamSearchParams:
     temperature: float = 0.0
     length_penalty: float = 1.0
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         for name in ("beam_width", "max_tokens"):

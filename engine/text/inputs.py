@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from engine.params import Prompt
+from engine.text.chat import ChatOptions, render_chat
+from engine.text.reply import ReplyFormat, reply_format
+from engine.text.template import ChatTemplateError
 from engine.text.tokenizer import Tokenizer
 
-KEYS = ("prompt", "prompt_token_ids", "messages", "chat_template_kwargs", "cache_salt", "priority")
+CHAT_KEYS = tuple(ChatOptions.__dataclass_fields__)
+REPLY_KEYS = ("reasoning_parser", "tool_parser")
+KEYS = ("prompt", "prompt_token_ids", "messages", *CHAT_KEYS, *REPLY_KEYS, "cache_salt", "priority")
+# Keys of vLLM's prompts that ask for what no model here does.
+REFUSED: Mapping[str, str] = {
+    "multi_modal_data": "models here read text only",
+    "multi_modal_uuids": "models here read text only",
+    "mm_processor_kwargs": "models here read text only",
+    "prompt_embeds": "prompts are text or token ids",
+    "encoder_prompt": "there are no encoder-decoder models here",
+    "decoder_prompt": "there are no encoder-decoder models here",
+}
 
 
 class InputError(ValueError):
@@ -18,32 +32,83 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Input:
-    """A prompt ready for the engine. ``text`` is ``None`` where the caller gave token ids or messages."""
+    """A prompt ready for the engine.
+
+    Args:
+        token_ids: of the whole prompt.
+        text: what was tokenized; ``None`` where the caller gave token ids.
+        cache_salt: separates prefix cache entries of equal tokens.
+        priority: lower runs first under the ``priority`` policy.
+        ends: how many special tokens the tokenizer put before and after the text.
+        reply: how the answer is to be parsed, if at all.
+    """
 
     token_ids: list[int]
     text: str | None = None
     cache_salt: str = ""
     priority: int = 0
+    ends: tuple[int, int] = (0, 0)
+    reply: ReplyFormat | None = None
+
+    def kept(self, asked: int | None, limit: int, side: str = "left") -> Input:
+        """The prompt as ``truncate_prompt_tokens`` asks for it: all of it for ``None``, ``limit`` tokens for -1.
+
+        Raises:
+            InputError: there is room for the special tokens alone.
+        """
+        return self if asked is None else self.truncated(limit if asked == -1 else asked, side)
+
+    def truncated(self, keep: int, side: str = "left") -> Input:
+        """At most ``keep`` tokens: the special ones at the ends stay, the rest is cut on the ``left`` or ``right``.
+
+        Raises:
+            InputError: there is room for the special tokens alone.
+        """
+        if len(self.token_ids) <= keep:
+            return self
+        before, after = self.ends
+        room, inner = keep - before - after, len(self.token_ids) - before - after
+        if room < 1:
+            raise InputError(
+                f"truncate_prompt_tokens={keep} leaves no room for text beside {before + after} special tokens"
+            )
+        start = before + (inner - room if side == "left" else 0)
+        ids = self.token_ids
+        return replace(self, token_ids=[*ids[:before], *ids[start : start + room], *ids[len(ids) - after :]])
+
+
+class _Text(NamedTuple):
+    """A text that waits for its token ids."""
+
+    at: int
+    fields: Mapping[str, Any]
+    text: Any
+    reply: ReplyFormat | None
 
 
 def read_inputs(prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> list[Input | InputError]:
     """Render and tokenize prompts; a bad one gives its error and leaves the others alone.
 
-    Plain texts are tokenized together, which the tokenizer does in parallel.
+    Texts are tokenized together, which the tokenizer does in parallel, without holding Python's lock.
     """
     results: list[Input | InputError] = [InputError("not read")] * len(prompts)
-    texts: list[tuple[int, Mapping[str, Any], str]] = []
-    for i, prompt in enumerate(prompts):
+    texts: list[_Text] = []
+    rendered: list[_Text] = []  # by a template, which writes special tokens itself
+    for at, prompt in enumerate(prompts):
         try:
             fields = _fields(prompt)
             if "prompt" in fields:
-                texts.append((i, fields, fields["prompt"]))
+                texts.append(_Text(at, fields, fields["prompt"], None))
+            elif "messages" in fields:
+                rendered.append(_rendered(at, fields, tokenizer))
             else:
-                results[i] = _input(fields, _token_ids(fields, tokenizer), None)
+                results[at] = _input(fields, _token_ids(fields), None)
         except ValueError as error:
-            results[i] = InputError(str(error))
-    for (i, fields, text), ids in zip(texts, _encode([text for *_, text in texts], tokenizer), strict=True):
-        results[i] = ids if isinstance(ids, InputError) else _checked(fields, ids, text)
+            results[at] = InputError(str(error))
+    for group, special in ((texts, True), (rendered, False)):
+        for item, ids in zip(group, _encode([item.text for item in group], tokenizer, special), strict=True):
+            ends = tokenizer.added_ends if special and tokenizer is not None else (0, 0)
+            results[item.at] = ids if isinstance(ids, InputError) else _checked(item, ids, ends)
     return results
 
 
@@ -53,22 +118,35 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
         return {"prompt": prompt}
     if not isinstance(prompt, Mapping):
         return {"prompt_token_ids": prompt}
-    unknown = [key for key in prompt if key not in KEYS]
+    for key, reason in REFUSED.items():
+        if prompt.get(key) is not None:
+            raise InputError(f"prompt key {key!r} is not supported: {reason}")
+    unknown = [key for key in prompt if key not in KEYS and key not in REFUSED]
     if unknown:
         raise InputError(f"prompt key {unknown[0]!r} is not supported; supported are {', '.join(KEYS)}")
     if sum(key in prompt for key in ("prompt", "prompt_token_ids", "messages")) != 1:
         raise InputError("a prompt must have exactly one of prompt, prompt_token_ids and messages")
+    stray = None if "messages" in prompt else next((key for key in (*CHAT_KEYS, *REPLY_KEYS) if key in prompt), None)
+    if stray is not None:
+        raise InputError(f"prompt key {stray!r} goes with messages only")
     return prompt
 
 
-def _token_ids(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[int]:
-    if "messages" in fields:
-        options = fields.get("chat_template_kwargs") or {}
-        if not isinstance(options, Mapping):
-            raise InputError(f"chat_template_kwargs must be a mapping, not {options!r:.80}")
-        if isinstance(fields["messages"], str) or not isinstance(fields["messages"], Sequence):
-            raise InputError(f"messages must be a list of mappings, not {fields['messages']!r:.80}")
-        return _needed(tokenizer, "messages").apply_chat_template(fields["messages"], **options)
+def _rendered(at: int, fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> _Text:
+    messages = fields["messages"]
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InputError(f"messages must be a list of mappings, not {messages!r:.80}")
+    hf = _needed(tokenizer, "messages").hf
+    given = {key: fields[key] for key in CHAT_KEYS if fields.get(key) is not None}
+    options = ChatOptions(**given)
+    reasoning, tools = (fields.get(key) for key in REPLY_KEYS)
+    parses = reasoning is not None or tools is not None
+    chat = render_chat(hf, messages, options, beginning=parses)
+    reply = reply_format(hf, reasoning, tools, options, chat) if parses else None
+    return _Text(at, fields, chat.text, reply)
+
+
+def _token_ids(fields: Mapping[str, Any]) -> list[int]:
     given = fields["prompt_token_ids"]
     if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
         raise InputError(f"a prompt must be text, a list of token ids or a mapping, not {given!r:.80}")
@@ -79,26 +157,26 @@ def _token_ids(fields: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[i
     return ids
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer | None) -> list[list[int] | InputError]:
+def _encode(texts: list[Any], tokenizer: Tokenizer | None, special: bool) -> list[list[int] | InputError]:
     """Tokenize texts together; if that fails, one by one, to find which of them is at fault."""
     if not texts:
         return []
     try:
-        return list(_needed(tokenizer, "a text prompt").encode_batch(texts))
+        return list(_needed(tokenizer, "a text prompt").encode_batch(texts, special))
     except ValueError:
-        return [_encode_one(text, tokenizer) for text in texts]
+        return [_encode_one(text, tokenizer, special) for text in texts]
 
 
-def _encode_one(text: str, tokenizer: Tokenizer | None) -> list[int] | InputError:
+def _encode_one(text: Any, tokenizer: Tokenizer | None, special: bool) -> list[int] | InputError:
     try:
-        return _needed(tokenizer, "a text prompt").encode(text)
+        return _needed(tokenizer, "a text prompt").encode(text, special)
     except ValueError as error:
         return InputError(str(error))
 
 
-def _checked(fields: Mapping[str, Any], ids: list[int], text: str) -> Input | InputError:
+def _checked(item: _Text, ids: list[int], ends: tuple[int, int]) -> Input | InputError:
     try:
-        return _input(fields, ids, text)
+        return replace(_input(item.fields, ids, item.text), ends=ends, reply=item.reply)
     except InputError as error:
         return error
 
@@ -116,3 +194,6 @@ def _needed(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     if tokenizer is None:
         raise InputError(f"{what} needs a tokenizer, but skip_tokenizer_init is set: pass prompt_token_ids")
     return tokenizer
+
+
+__all__ = ["ChatTemplateError", "Input", "InputError", "read_inputs"]

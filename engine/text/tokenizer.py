@@ -11,8 +11,9 @@ from typing import Any
 
 from engine.model.files import PACKAGED, ModelFiles, ModelNotFoundError, resolve_model
 from engine.text.byte_level import token_bytes
-from engine.text.chat import ChatTemplateError, apply_template
+from engine.text.chat import ChatOptions, render_chat
 from engine.text.convert import from_folder, from_gguf
+from engine.text.template import ChatTemplateError, read_template
 
 __all__ = ["ChatTemplateError", "TextError", "Tokenizer", "TokenizerNotFoundError", "load_tokenizer"]
 
@@ -58,6 +59,10 @@ class Tokenizer:
             _check_text(text)
         if self._backend is None:
             return [list(self.hf.encode(text, add_special_tokens=add_special_tokens)) for text in texts]
+        if self._backend.truncation is not None:  # a caller of ``hf`` asked for it there, and it stays set
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
         encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encoded]
 
@@ -108,37 +113,29 @@ class Tokenizer:
         return known
 
     def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **kwargs: Any,
+        self, messages: Sequence[Mapping[str, Any]], *, chat_template: str | None = None, **options: Any
     ) -> list[int]:
-        """Token ids of a conversation, rendered by the model's own template or by ``chat_template`` (Jinja).
-
-        Args:
-            messages: ``{"role": ..., "content": ...}`` in order; content is text or a list of text parts.
-            chat_template: used in place of the model's own.
-            add_generation_prompt: end with the beginning of an assistant message.
-            continue_final_message: leave the last message open; excludes ``add_generation_prompt``.
-            tools: function descriptions, for templates that know them.
-            kwargs: further variables of the template.
+        """Token ids of a conversation; ``options`` are those of ``ChatOptions``, and further ones the template's own.
 
         Raises:
-            ChatTemplateError: there is no template, it refuses the conversation, or both flags are set.
+            ChatTemplateError: there is no template, it refuses the conversation, or an option is wrong.
         """
-        return apply_template(
-            self.hf,
-            messages,
-            chat_template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            tools=None if tools is None else list(tools),
-            **kwargs,
-        )
+        known = {name: options.pop(name) for name in ChatOptions.__dataclass_fields__ if name in options}
+        chosen = ChatOptions(chat_template=chat_template, **known, chat_template_kwargs=options)
+        return self.encode(render_chat(self.hf, messages, chosen).text, add_special_tokens=False)
+
+    @cached_property
+    def added_ends(self) -> tuple[int, int]:
+        """How many special tokens ``encode`` puts before and after a text."""
+        bare, whole = self.encode("a", add_special_tokens=False), self.encode("a")
+        before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return before, len(whole) - before - len(bare)
+
+    @property
+    def truncation_side(self) -> str:
+        """``left`` or ``right``: where the tokenizer says that a long text is cut."""
+        side: str = self.hf.truncation_side
+        return side
 
     @property
     def eos_token_id(self) -> int | None:
@@ -216,26 +213,34 @@ def _check_text(text: object) -> None:
         raise TextError(f"character {error.start} of the text is U+{code:04X}, half of a surrogate pair") from None
 
 
-def load_tokenizer(files: ModelFiles, override: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    files: ModelFiles, override: str | None = None, chat_template: str | Path | None = None
+) -> Tokenizer:
     """The tokenizer of a model.
 
     Args:
         files: the model.
         override: take the tokenizer from here instead: a short name, folder, ``.gguf`` file or hub id.
+        chat_template: in place of its own template: a Jinja template or a file with one.
 
     Raises:
         TokenizerNotFoundError: there is no tokenizer that transformers can load.
+        ChatTemplateError: ``chat_template`` is neither a template nor a readable file.
     """
+    template = None if chat_template is None else read_template(chat_template)
     name, source = (files.name, files.gguf or files.folder) if override is None else (override, _source(override))
     assert source is not None
     is_gguf = source.is_file()
     if not is_gguf and not any((source / file).is_file() for file in _TOKENIZER_FILES):
         raise TokenizerNotFoundError(f"no tokenizer for {name!r}: {source} holds none of {', '.join(_TOKENIZER_FILES)}")
     try:
-        return Tokenizer(from_gguf(source) if is_gguf else from_folder(source))
+        tokenizer = Tokenizer(from_gguf(source) if is_gguf else from_folder(source))
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise TokenizerNotFoundError(f"no tokenizer for {name!r} in {source}: {reason}") from None
+    if template is not None:
+        tokenizer.hf.chat_template = template
+    return tokenizer
 
 
 def _source(override: str) -> Path:
