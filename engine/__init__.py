@@ -37,6 +37,7 @@ AsyncEngineArgs = EngineArgs  # vLLM's name for what its asynchronous engine tak
 if TYPE_CHECKING:
     from engine.async_llm import AsyncLLM
     from engine.async_llm import AsyncLLM as AsyncLLMEngine
+    from engine.flat_logprobs import FlatLogprobs
     from engine.llm import LLM
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "EngineArgs",
     "EngineDeadError",
     "EngineStats",
+    "FlatLogprobs",
     "Logprob",
     "ParameterError",
     "PoolingOutput",
@@ -77,4 +79,8 @@ def __getattr__(name: str) -> Any:
         from engine.async_llm import AsyncLLM
 
         return AsyncLLM
+    if name == "FlatLogprobs":
+        from engine.flat_logprobs import FlatLogprobs
+
+        return FlatLogprobs
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

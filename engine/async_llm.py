@@ -269,13 +269,14 @@ class AsyncLLM:
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string, not {request_id!r:.80}")
         kind = params.output_kind if isinstance(params, SamplingParams) else RequestOutputKind.FINAL_ONLY
+        flat = isinstance(params, SamplingParams) and params.flat_logprobs
         loop = asyncio.get_running_loop()
         with self._lock:
             self._forget_closed()
             if request_id in self._asks:
                 raise ValueError(f"request_id {request_id!r} is in use by a request that is not through")
             post = self._posts.setdefault(loop, LoopPost(loop))
-            ask = Ask(request_id, prompt, params, priority, time.monotonic(), OutputStream(kind), post)
+            ask = Ask(request_id, prompt, params, priority, time.monotonic(), OutputStream(kind, flat), post)
             self._asks[request_id] = ask
         try:
             self._reader.put(ask)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.completion import Completion, Gain, named_logprobs
+from engine.completion import Completion, Gain
 from engine.execute.runner import StepResult
-from engine.outputs import RequestMetrics, RequestOutput, TokenLogprobs
+from engine.flat_logprobs import given_as
+from engine.logprobs import PositionLogprobs
+from engine.outputs import RequestMetrics, RequestOutput
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
+from engine.structured.masks import GrammarMasks
 from engine.text.tokenizer import Tokenizer
 
 
@@ -27,7 +30,8 @@ class Generation:
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=lambda: [None])
+    error: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -44,7 +48,7 @@ class Generation:
             prompt_token_ids=tuple(self.prompt),
             outputs=(),
             finished=False,
-            prompt_logprobs=tuple(self.prompt_logprobs) if scored else None,
+            prompt_logprobs=given_as(self.prompt_logprobs, first.params.flat_logprobs) if scored else None,
             metrics=RequestMetrics(
                 arrival=self.arrival,
                 queued=self.queued,
@@ -54,6 +58,7 @@ class Generation:
                 preemptions=sum(completion.request.preemptions for completion in self.completions),
             ),
             num_cached_tokens=first.cached_tokens,
+            error=self.error,
         )
 
     def output(self) -> RequestOutput:
@@ -72,8 +77,9 @@ class Books:
     What streams has gained is collected in ``news``: for each completion the head of its prompt, then its gains.
     """
 
-    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, scheduler: Scheduler, masks: GrammarMasks, tokenizer: Tokenizer | None) -> None:
         self._scheduler = scheduler
+        self._masks = masks
         self._tokenizer = tokenizer
         self._news: list[News] = []
         self._by_id: dict[str, Generation] = {}
@@ -97,16 +103,15 @@ class Books:
         del self._by_id[generation.request_id]
         for completion in generation.completions:
             self._quiet.discard(completion.request)
+            self._masks.forget(completion.request)
             del self._generations[completion.request], self._completions[completion.request]
 
     def clear(self) -> list[Request]:
         """Follow nothing any longer; gives the requests that were followed."""
         requests = list(self._generations)
+        for generation in dict.fromkeys(self._generations.values()):
+            self.close(generation)
         self._news.clear()
-        self._by_id.clear()
-        self._generations.clear()
-        self._completions.clear()
-        self._quiet.clear()
         return requests
 
     def begin(self, plan: StepPlan, now: float) -> None:
@@ -116,14 +121,14 @@ class Books:
                 generation = self._generations[part.request]
                 generation.scheduled = generation.scheduled or now
 
-    def enter(self, plan: StepPlan, alive: Iterable[Request], result: StepResult, now: float) -> list[Request]:
+    def enter(self, plan: StepPlan, alive: Sequence[Request], result: StepResult, now: float) -> list[Request]:
         """Follow up on the tokens of the requests that were ``alive``: text, stop strings, log-probabilities.
 
-        Gives the requests that a stop string ended.
+        Gives the requests that ended by that: at a stop string, or where their grammar cannot go on.
         """
         if result.prompt_logprobs:
             self._enter_prompts(plan, result)
-        ended = []
+        ended = self._end_failed(alive)
         for request in alive:
             if request in self._quiet:
                 continue
@@ -171,6 +176,18 @@ class Books:
             self._news.append(generation.head())
         self._news.append(completion.gain(generation.request_id))
 
+    def _end_failed(self, alive: Iterable[Request]) -> list[Request]:
+        """End requests whose grammars cannot go on; gives those that nothing else has ended."""
+        ended = []
+        for request in alive if self._masks else ():
+            error = self._masks.error(request)
+            if error is not None:
+                generation = self._generations[request]
+                generation.error = generation.error or error
+                if self._scheduler.finish(request, "error"):
+                    ended.append(request)
+        return ended
+
     def _enter_prompts(self, plan: StepPlan, result: StepResult) -> None:
         """Keep log-probabilities of prompt tokens."""
         for part in plan.slices:
@@ -179,4 +196,4 @@ class Books:
                 known = self._generations[part.request].prompt_logprobs
                 # After a preemption the same positions come again; only the new ones count.
                 fresh = scored[max(0, len(known) - (part.start + 1)) :]
-                known += [named_logprobs(raw, self._tokenizer) for raw in fresh]
+                known += [PositionLogprobs(raw, self._tokenizer) for raw in fresh]

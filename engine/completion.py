@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from engine.execute.sampler import RawLogprobs
-from engine.outputs import CompletionOutput, Logprob, TokenLogprobs
+from engine.flat_logprobs import given_as
+from engine.logprobs import PositionLogprobs, RawLogprobs
+from engine.outputs import CompletionOutput, TokenLogprobs
 from engine.schedule.request import Request
 from engine.text.detokenizer import IncrementalDetokenizer
 from engine.text.stops import StopStrings
@@ -23,7 +25,7 @@ class Gain(NamedTuple):
     child: int
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None
+    logprobs: tuple[PositionLogprobs, ...] | None
     cumulative_logprob: float | None
     finish_reason: str | None
     stop_reason: int | str | None
@@ -56,7 +58,7 @@ class Completion:
                 piecewise=streams,
             )
         self._accepted = 0
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs: list[PositionLogprobs] = []
         self._cumulative = 0.0
         self._new_text = ""  # since the last gain, as the tokens and log-probabilities behind it
         self._new_tokens: list[int] = []
@@ -74,7 +76,7 @@ class Completion:
         self._accepted += 1
         if logprobs is not None:
             self._cumulative += logprobs.logprob
-            self._logprobs.append(named_logprobs(logprobs, self._names))
+            self._logprobs.append(PositionLogprobs(logprobs, self._names))
         if self.streams:
             self._new_tokens.append(token)
         stream, params = self._stream, self.request.params
@@ -117,12 +119,15 @@ class Completion:
         """The completion as it stands; all of its text where the request has ended."""
         request = self.request
         scored = request.params.logprobs is not None
+        logprobs: Sequence[TokenLogprobs] | None = None
+        if scored:
+            logprobs = given_as(self._logprobs, request.params.flat_logprobs)
         return CompletionOutput(
             index=request.child,
             text=self._text(),
             token_ids=tuple(request.output),
             cumulative_logprob=self._cumulative if scored else None,
-            logprobs=tuple(self._logprobs) if scored else None,
+            logprobs=logprobs,
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
         )
@@ -141,15 +146,3 @@ class Completion:
         return self._tokenizer.decode(
             ids, params.skip_special_tokens, params.spaces_between_special_tokens, request.prompt
         )
-
-
-def named_logprobs(raw: RawLogprobs, tokenizer: Tokenizer | None) -> TokenLogprobs:
-    """Log-probabilities by token id: the likeliest in order, then the chosen one where it is not among them."""
-
-    def text(token: int) -> str | None:
-        return None if tokenizer is None else tokenizer.token_text(token)
-
-    named = {token: Logprob(value, rank, text(token)) for rank, (token, value) in enumerate(raw.top, start=1)}
-    if raw.token not in named:
-        named[raw.token] = Logprob(raw.logprob, raw.rank, text(raw.token))
-    return named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from engine.books import Books, Generation, News
 from engine.completion import Completion
@@ -17,6 +17,7 @@ from engine.schedule.request import Status
 from engine.schedule.scheduler import Scheduler
 from engine.stats import EngineStats
 from engine.step_counts import Step, StepCounts
+from engine.structured.masks import GrammarMasks
 from engine.text.inputs import Input
 from engine.text.tokenizer import Tokenizer
 
@@ -41,7 +42,8 @@ class GenerationCore:
         self.scheduler = Scheduler(limits)
         self.tokenizer = tokenizer
         self._intake = Intake(model, tokenizer)
-        self._books = Books(self.scheduler, tokenizer)
+        self._masks = GrammarMasks()
+        self._books = Books(self.scheduler, self._masks, tokenizer)
         self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
         self._launched: Step | None = None
@@ -78,7 +80,8 @@ class GenerationCore:
             arrival: when the engine was asked, on ``time.monotonic``'s clock; ``None`` is now.
 
         Raises:
-            InputError: it cannot be run: empty, too long, or with token ids that the model does not have.
+            InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
+                its output must have cannot be compiled.
             ValueError: the id is in use.
         """
         if self._books.find(request_id) is not None:
@@ -87,6 +90,8 @@ class GenerationCore:
         self._next_index += 1
         prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         requests = self._intake.requests(index, prompt, params, seed_index)
+        for request, matcher in self._intake.matchers(requests).items():
+            self._masks.add(request, matcher)
         completions = [Completion(request, self.tokenizer, streams) for request in requests]
         now = time.monotonic()
         self._books.open(
@@ -96,6 +101,10 @@ class GenerationCore:
         )
         for request in requests:
             self.scheduler.add(request)
+
+    def prepare(self, params: Iterable[SamplingParams]) -> None:
+        """Begin with what requests that come soon need compiled, in another thread."""
+        self._intake.prepare(params)
 
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
@@ -118,7 +127,9 @@ class GenerationCore:
     def _launch(self, plan: StepPlan) -> Step:
         start = time.monotonic()
         self._books.begin(plan, start)
-        step = Step(plan, self.runner.launch(plan), start, self.model.costs.step(plan, self._shared_tokens()))
+        before = self._launched
+        masks = self._masks.of(plan, None if before is None else lambda: before.launched.result().tokens)
+        step = Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,13 @@ from engine.costs import DecoderCosts
 from engine.params import SamplingParams
 from engine.schedule.request import Request
 from engine.seeds import derive_seed
+from engine.structured.compiler import GrammarCompiler
+from engine.structured.matcher import Matcher
 from engine.text.bad_words import BadWords
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.token_checks import check_choice, check_token_ids
 
-UNREADY = ("structured_outputs", "flat_logprobs")
 MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold them as int64
 
 
@@ -37,6 +39,7 @@ class Intake:
         self._model = model
         self._tokenizer = tokenizer
         self._bad_words = BadWords(tokenizer, model.vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, model.vocab_size, model.eos_ids)
 
     def requests(
         self, index: int, prompt: Input, params: SamplingParams, seed_index: int | None = None
@@ -78,6 +81,23 @@ class Intake:
             for child in range(params.n)
         ]
 
+    def prepare(self, params: Iterable[SamplingParams]) -> None:
+        """Begin with what requests that come soon need compiled, in another thread."""
+        self._grammars.prepare(one.structured_outputs for one in params)
+
+    def matchers(self, requests: Sequence[Request]) -> dict[Request, Matcher]:
+        """A matcher for each completion of a prompt whose output must have some form.
+
+        Raises:
+            InputError: the form cannot be compiled.
+        """
+        form = requests[0].params.structured_outputs
+        if form is None:
+            return {}
+        ends = requests[0].stop_ids | self._model.eos_ids
+        grammar = self._grammars.compile(form, ends)
+        return {request: grammar.start(ends) for request in requests}
+
     def _check(self, prompt: Input, params: SamplingParams) -> None:
         ids, limit = prompt.token_ids, self._model.max_model_len
         if not ids:
@@ -87,9 +107,6 @@ class Intake:
                 f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
             )
         check_token_ids(prompt, params, self._model.vocab_size)
-        unready = next((name for name in UNREADY if getattr(params, name)), None)
-        if unready is not None:
-            raise InputError(f"{unready}={getattr(params, unready)!r} is not supported yet")
         if params.stop_strings and self._tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from engine.build import Engine
+from engine.generation import GenerationCore
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, SamplingParams
 from engine.pooling import PoolingCore
@@ -54,6 +55,7 @@ class ReadAhead:
         self._ready: deque[tuple[Job, Input | InputError]] = deque()
         self._ahead: tuple[list[Job], Future[list[Input | InputError]]] | None = None
         self._exhausted = False
+        self._fresh: list[Job] = []
 
     @property
     def exhausted(self) -> bool:
@@ -63,6 +65,11 @@ class ReadAhead:
     def take(self) -> tuple[Job, Input | InputError] | None:
         """The next job; ``None`` only at the end."""
         return self._ready.popleft() if self._ready or self._refill() else None
+
+    def fresh(self) -> list[Job]:
+        """The jobs that were pulled since this was last asked."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def close(self) -> None:
         """Stop the thread."""
@@ -93,6 +100,7 @@ class ReadAhead:
                 self._exhausted, self.error = True, error
             else:
                 jobs.append(Job(next(self._numbers), prompt, params))
+        self._fresh += jobs
         return jobs
 
     def _read(self, jobs: list[Job]) -> list[Input | InputError]:
@@ -119,6 +127,7 @@ class OfflineRun:
             while not reader.exhausted or core.unfinished:
                 while not reader.exhausted and core.unfinished < core.window:
                     taken = reader.take()
+                    self._prepare(reader.fresh())
                     if taken is not None:
                         yield from self._add(*taken)
                 for output in core.step():
@@ -144,6 +153,12 @@ class OfflineRun:
             if self._on_error == "raise":
                 raise
             yield self._failed(name, item, str(error))
+
+    def _prepare(self, jobs: list[Job]) -> None:
+        """Begin to compile the grammars of jobs that come soon."""
+        params = [job.params for job in jobs if isinstance(job.params, SamplingParams)]
+        if params and isinstance(self._core, GenerationCore):
+            self._core.prepare(params)
 
     def _check_kind(self, params: Params) -> None:
         kind = PoolingParams if isinstance(self._core, PoolingCore) else SamplingParams

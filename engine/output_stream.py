@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.completion import Gain
+from engine.flat_logprobs import given_as
+from engine.logprobs import PositionLogprobs
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import RequestOutputKind
 
@@ -19,9 +21,10 @@ Item = RequestOutput | EmbeddingRequestOutput | Gain | BaseException
 class _Growth:
     """Gains of one completion, put together."""
 
+    flat: bool
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
     last: Gain | None = None
 
     def add(self, gain: Gain) -> None:
@@ -41,7 +44,7 @@ class _Growth:
             text=text,
             token_ids=tuple(self.token_ids),
             cumulative_logprob=self.last.cumulative_logprob,
-            logprobs=None if self.last.logprobs is None else tuple(self.logprobs),
+            logprobs=None if self.last.logprobs is None else given_as(self.logprobs, self.flat),
             finish_reason=self.last.finish_reason,
             stop_reason=self.last.stop_reason,
         )
@@ -54,8 +57,10 @@ class OutputStream:
     the next output has all of it.
     """
 
-    def __init__(self, kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY) -> None:
+    def __init__(self, kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, flat: bool = False) -> None:
+        """Give outputs of a kind; ``flat``: their log-probabilities in arrays."""
         self._kind = kind
+        self._flat = flat
         self._growths: dict[int, _Growth] = {}
         self._head: RequestOutput | None = None
         self._final: RequestOutput | EmbeddingRequestOutput | None = None
@@ -70,7 +75,7 @@ class OutputStream:
         if isinstance(item, Gain):
             growth = self._growths.get(item.child)
             if growth is None:
-                growth = self._growths[item.child] = _Growth()
+                growth = self._growths[item.child] = _Growth(self._flat)
             growth.add(item)
             self._gained = True
         elif isinstance(item, BaseException):

@@ -6,15 +6,32 @@ import torch
 
 
 def apply_bitmask(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """-inf where a token's bit is 0.
+    """-inf where a token's bit is 0; where nothing is left of a row, 0 where its bit is 1.
+
+    So the mask has the last word: what was ruled out before yields where a row could not go on otherwise.
 
     Args:
-        logits: [rows, vocab]
-        words: [rows, ceil(vocab / 32)] int32; bit ``i % 32`` of word ``i // 32`` is token ``i``'s.
+        logits: [rows, vocab] float32; may be changed in place.
+        words: [rows, at least ceil(vocab / 32)] int32; bit ``i % 32`` of word ``i // 32`` is token ``i``'s.
 
     Returns:
         [rows, vocab]
     """
+    if logits.device.type != "cpu" or not logits.is_contiguous():
+        return reference(logits, words)
+    from kernels.cpu import bitmask as cpu
+    from kernels.cpu.numeric import array, use_threads
+
+    use_threads(logits.numel(), per_thread=1 << 16)
+    cpu.apply_bitmask(array(logits), array(words))
+    return logits
+
+
+def reference(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """The same in torch."""
     shifts = torch.arange(32, dtype=torch.int32, device=words.device)
     bits = (words[:, :, None] >> shifts) & 1  # [rows, words, 32]
-    return logits.masked_fill(bits.flatten(1)[:, : logits.shape[1]] == 0, float("-inf"))
+    allowed = bits.flatten(1)[:, : logits.shape[1]] == 1
+    masked = logits.masked_fill(~allowed, float("-inf"))
+    nothing = masked.amax(-1, keepdim=True) == float("-inf")
+    return masked.masked_fill(nothing & allowed, 0.0)

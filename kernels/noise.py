@@ -29,6 +29,11 @@ def gumbel(seeds: torch.Tensor, positions: torch.Tensor, vocab_size: int) -> tor
     """
     counters = -(-vocab_size // 4)
     words = philox(seeds, positions, counters)[:, :vocab_size]  # [rows, vocab]
+    return to_gumbel(words)
+
+
+def to_gumbel(words: torch.Tensor) -> torch.Tensor:
+    """Noise of Philox words, int64, in float32."""
     # Large noise comes from small u, where float32 keeps all 32 bits; near 1 it rounds, and 1 itself would give -inf.
     uniform = ((words.float() + 0.5) * 2.0**-32).clamp_max(LARGEST)
     return -(-(-uniform).log1p()).log()

@@ -60,6 +60,15 @@ def sample(logits: torch.Tensor, rows: SamplingRows, filtered: bool, ranked: boo
     return reference(logits, rows)
 
 
+def draw(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> torch.Tensor:
+    """The tokens that ``sample`` draws, [rows] int64, and nothing else."""
+    if logits.is_cuda:
+        return sample(logits, rows, filtered, ranked=False).tokens
+    from kernels.cpu import sample as cpu
+
+    return cpu.draw(penalise(logits.float(), rows), rows)
+
+
 def reference(logits: torch.Tensor, rows: SamplingRows) -> Sampled:
     """The definition in torch, in float32, by sorting."""
     raw = logits.float()

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from engine.execute.batch_rows import BatchRows
-from engine.execute.launched import Launched, RowLogprobs, start_clock
+from engine.execute.launched import Launched, start_clock
 from engine.execute.logits_processing import LogitsProcessor, Masks, Words, is_processed
+from engine.execute.logprobs import RowLogprobs
 from engine.execute.model_runner import score_prompt
-from engine.execute.sampler import RawLogprobs
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
@@ -86,7 +86,7 @@ class CudaModelRunner:
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
         self._follow(layout.sampling)
-        scored: dict[Request, Sequence[RawLogprobs]] = {}
+        scored: dict[Request, Sequence[RowLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
             computed = self._graphs.run(layout.shape, numbers.pin_memory())
         else:
@@ -164,9 +164,9 @@ class CudaModelRunner:
 
     def _score_prompts(
         self, hidden: torch.Tensor, first: int, others: Sequence[Slice]
-    ) -> dict[Request, Sequence[RawLogprobs]]:
+    ) -> dict[Request, Sequence[RowLogprobs]]:
         """Log-probabilities of prompt tokens, for those who ask: hidden [tokens, hidden], others from ``first`` on."""
-        scored: dict[Request, Sequence[RawLogprobs]] = {}
+        scored: dict[Request, Sequence[RowLogprobs]] = {}
         at = first
         for part in others:
             length = part.stop - part.start

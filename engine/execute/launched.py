@@ -6,38 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from engine.execute.logprobs import RowLogprobs, in_order
 from engine.execute.runner import StepResult
-from engine.execute.sampler import RawLogprobs
 from engine.execute.transfer import to_host
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
-
-LOGPROB_ROWS = 64  # rows of float32 log-probabilities held at a time
-
-
-class RowLogprobs:
-    """Log-probabilities of drawn tokens and of the likeliest ones, from unprocessed logits, for some rows of a step."""
-
-    def __init__(self, logits: torch.Tensor, tokens: torch.Tensor, asking: Mapping[int, int]) -> None:
-        """Start to compute them: logits [rows, vocab], tokens [rows], ``asking`` the number of likeliest tokens by row
-        (-1: all)."""
-        self._asking = dict(asking)
-        vocab = logits.shape[1]
-        most = max(vocab if count < 0 else min(count, vocab) for count in asking.values())
-        rows = torch.tensor(list(asking), device=logits.device)
-        parts = [_logprobs(logits[some], tokens[some], most) for some in rows.split(LOGPROB_ROWS)]
-        self._host = [to_host(torch.cat(column)) for column in zip(*parts, strict=True)]
-
-    def by_row(self) -> dict[int, RawLogprobs]:
-        """The results by row, once the step is done."""
-        tokens, chosen, ranks, values, ids = (column.tolist() for column in self._host)
-        found = {}
-        for i, (row, count) in enumerate(self._asking.items()):
-            many = len(ids[i]) if count < 0 else count
-            found[row] = RawLogprobs(
-                tokens[i], chosen[i], ranks[i], tuple(zip(ids[i][:many], values[i][:many], strict=True))
-            )
-        return found
 
 
 class Launched:
@@ -48,7 +21,7 @@ class Launched:
         parts: Sequence[Slice],
         tokens: torch.Tensor,
         logprobs: RowLogprobs | None,
-        scored: Mapping[Request, Sequence[RawLogprobs]],
+        scored: Mapping[Request, Sequence[RowLogprobs]],
         began: torch.cuda.Event | None,
     ) -> None:
         """Take the slices that sample, the tokens drawn for them, scores of prompts, and the start."""
@@ -69,7 +42,7 @@ class Launched:
         seconds = None
         if self._began is not None and self._ready is not None:
             seconds = self._began.elapsed_time(self._ready) / 1e3
-        return StepResult(tokens, logprobs, self._scored, seconds)
+        return StepResult(tokens, logprobs, {r: in_order(chunks) for r, chunks in self._scored.items()}, seconds)
 
 
 def start_clock(device: torch.device) -> torch.cuda.Event | None:
@@ -79,11 +52,3 @@ def start_clock(device: torch.device) -> torch.cuda.Event | None:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def _logprobs(logits: torch.Tensor, tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
-    """Token, log-probability, rank, and the ``count`` likeliest values and ids of each row of logits [rows, vocab]."""
-    values = torch.log_softmax(logits.float(), -1)
-    chosen = values.gather(1, tokens[:, None])
-    top = values.topk(count)
-    return tokens, chosen[:, 0], (values > chosen).sum(-1) + 1, top.values, top.indices

@@ -24,7 +24,7 @@ from engine.execute.transfer import to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 from kernels.bitmask import apply_bitmask
-from kernels.sample import SamplingRows, sample
+from kernels.sample import SamplingRows, draw
 
 Words = npt.NDArray[np.int32]
 Masks = Callable[[], Mapping[Request, Words]]
@@ -97,7 +97,7 @@ class LogitsProcessor:
             [rows] int64
         """
         penalties = self.process(logits, parts, masks)
-        return sample(logits, replace(rows, **penalties), filtered, ranked=False).tokens
+        return draw(logits, replace(rows, **penalties), filtered)
 
     def process(
         self, logits: torch.Tensor, parts: Sequence[Slice], masks: Mapping[Request, Words] | None = None

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.execute.logits_processing import Masks
+from engine.execute.logprobs import ROWS, RowLogprobs, in_order
 from engine.execute.runner import StepResult
-from engine.execute.sampler import RawLogprobs, Sampler, raw_logprobs
+from engine.execute.sampler import Sampler
+from engine.execute.transfer import to_device
+from engine.logprobs import RawLogprobs
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from kernels.attention import AttentionBatch
 from kernels.identity import kernel_id
 from kernels.kv_cache import LayerCache, allocate
-
-PROMPT_LOGITS_ROWS = 64  # rows of logits held at a time for prompt_logprobs
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,23 @@ class ModelRunner:
             length = part.stop - part.start
             ends[part.request] = at + length - 1
             if part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1:
-                scored[part.request] = score_prompt(self.model, hidden[at : at + length], part)
+                scored[part.request] = in_order(score_prompt(self.model, hidden[at : at + length], part))
             at += length
         if not sampling:
             return StepResult({}, {}, scored)
         rows = torch.tensor([ends[part.request] for part in sampling], device=self.device)
         logits = self.model.logits(hidden[rows])
-        tokens = self._sampler.draw(logits, sampling, {} if masks is None else masks()).tolist()
-        drawn = {part.request: token for part, token in zip(sampling, tokens, strict=True)}
-        logprobs = {}
-        for row, (request, token) in zip(logits, drawn.items(), strict=True):
-            if request.params.logprobs is not None:
-                logprobs[request] = raw_logprobs(row, token, request.params.logprobs)
-        return StepResult(drawn, logprobs, scored)
+        tokens = self._sampler.draw(logits, sampling, {} if masks is None else masks())
+        return StepResult(
+            {part.request: token for part, token in zip(sampling, tokens.tolist(), strict=True)},
+            {sampling[row].request: raw for row, raw in self._logprobs(logits, tokens, sampling).items()},
+            scored,
+        )
+
+    def _logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, parts: Sequence[Slice]) -> dict[int, RawLogprobs]:
+        """Log-probabilities for the rows that ask for them."""
+        counts = [(i, part.request.params.logprobs) for i, part in enumerate(parts)]
+        return RowLogprobs(logits, tokens, {i: count for i, count in counts if count is not None}).by_row()
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""
@@ -111,15 +117,13 @@ class ModelRunner:
         )
 
 
-def score_prompt(model: Decoder, hidden: torch.Tensor, part: Slice) -> list[RawLogprobs]:
+def score_prompt(model: Decoder, hidden: torch.Tensor, part: Slice) -> list[RowLogprobs]:
     """Log-probabilities of the prompt tokens that follow the slice's own, a bounded number of rows at a time."""
     request = part.request
     count = request.params.prompt_logprobs
     assert count is not None
-    targets = request.prompt[part.start + 1 : part.stop + 1]
-    scored: list[RawLogprobs] = []
-    for first in range(0, len(targets), PROMPT_LOGITS_ROWS):
-        chunk = targets[first : first + PROMPT_LOGITS_ROWS]
-        logits = model.logits(hidden[first : first + len(chunk)])
-        scored += [raw_logprobs(row, token, count) for row, token in zip(logits, chunk, strict=True)]
-    return scored
+    targets = to_device(np.array(request.prompt[part.start + 1 : part.stop + 1], np.int64), hidden.device)
+    return [
+        RowLogprobs(model.logits(rows), tokens, dict.fromkeys(range(len(tokens)), count))
+        for rows, tokens in zip(hidden[: len(targets)].split(ROWS), targets.split(ROWS), strict=True)
+    ]

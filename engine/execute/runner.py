@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.execute.logits_processing import Masks
-from engine.execute.sampler import RawLogprobs
+from engine.logprobs import RawLogprobs
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
 

@@ -8,24 +8,13 @@ Every row is computed from its own logits, parameters and (seed, position) alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from engine.execute.logits_processing import LogitsProcessor, Words, is_processed
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
-from kernels.sample import SamplingRows, sample
-
-
-@dataclass(frozen=True)
-class RawLogprobs:
-    """Log-probabilities at one position: the chosen token's with its rank (from 1), then the likeliest in order."""
-
-    token: int
-    logprob: float
-    rank: int
-    top: Sequence[tuple[int, float]] = ()
+from kernels.sample import SamplingRows, draw
 
 
 class Sampler:
@@ -68,7 +57,7 @@ class Sampler:
         if all(part.request.params.greedy for part in parts):
             return logits.argmax(-1)
         rows, filtered = self._rows(parts)
-        return sample(logits, rows, filtered, ranked=False).tokens
+        return draw(logits, rows, filtered)
 
     def _follow(self, parts: Sequence[Slice]) -> None:
         last = [part.request.output[-1] if part.request.output else 0 for part in parts]
@@ -83,12 +72,3 @@ class Sampler:
         top_k, seeds, positions = ints.T.contiguous().to(self._device)
         filtered = any(p.filters for p in params)
         return SamplingRows(temperature, top_k.int(), top_p, min_p, seeds, positions), filtered
-
-
-def raw_logprobs(logits: torch.Tensor, token: int, count: int) -> RawLogprobs:
-    """Log-probabilities of ``token`` and of the ``count`` likeliest tokens (-1: all) under logits [vocab]."""
-    values = torch.log_softmax(logits, -1)
-    top = values.topk(values.numel() if count < 0 else min(count, values.numel()))
-    rank = int((values > values[token]).sum()) + 1
-    pairs = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return RawLogprobs(token, float(values[token]), rank, pairs)

@@ -14,8 +14,9 @@ def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Ten
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy to the host without waiting; the copy may be read once an event after it has passed."""
+    """Copy to the host without waiting; the copy may be read once an event after it has passed. A tensor that is on the
+    host is given back itself."""
     if not tensor.is_cuda:
-        return tensor.clone()
+        return tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)

@@ -109,13 +109,13 @@ class Scheduler:
         return finished
 
     def finish(self, request: Request, reason: str, stop_reason: int | str | None = None) -> bool:
-        """End a request from outside: a stop string was found, or the caller aborts it.
+        """End a request from outside: a stop string was found, its grammar cannot go on, or the caller aborts it.
 
-        A stop string in the token that reached the bound counts for more than the bound. Gives whether the request
-        was unfinished until now.
+        A stop string in the token that reached the bound counts for more than the bound, an error for more than
+        either. Gives whether the request was unfinished until now.
         """
         unfinished = request.status is not Status.FINISHED
-        if unfinished or (reason == "stop" and request.finish_reason == "length"):
+        if unfinished or reason == "error" or (reason == "stop" and request.finish_reason == "length"):
             request.finish_reason, request.stop_reason = reason, stop_reason
         if unfinished:
             self._retire(request)

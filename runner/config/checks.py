@@ -7,12 +7,13 @@ from typing import Literal
 
 from engine.args import EngineArgs
 from engine.params import ParameterError, SamplingParams
+from engine.text.template import ChatTemplateError, read_template, template_traits
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, GenerateTask, NativeEngine
 from runner.errors import ConfigError, listing, nearest
 
 RESERVED = ("id", "prompt", "output", "token_ids", "logprobs", "prompt_logprobs", "finish_reason", "prompt_tokens",
-            "output_tokens", "error")  # fmt: skip
+            "output_tokens", "message", "error")  # fmt: skip
 SAMPLING_FIELDS = tuple(field.name for field in fields(SamplingParams) if field.init)
 
 
@@ -29,6 +30,7 @@ def check(config: Config) -> None:
             f"model.load_format={config.model.load_format!r} is not allowed with model.config: it must be 'dummy', "
             f"because a config alone has no weights"
         )
+    _check_template(config)
     _check_prompt(config)
     _check_sampling(config)
     _check_columns(config)
@@ -44,6 +46,8 @@ def engine_args(config: Config) -> EngineArgs:
     engine = config.engine.model_dump(exclude={"kind"})
     model = config.model.model_dump(exclude={"name", "max_model_len", "config"})
     engine["max_model_len"] = engine["max_model_len"] or config.model.max_model_len
+    if isinstance(config.task, ChatTask) and config.task.chat_template is not None:
+        model["chat_template"] = config.task.chat_template
     runner: Literal["pooling", "generate"] = "pooling" if isinstance(config.task, EmbedTask) else "generate"
     try:
         return EngineArgs(model=config.model.name, runner=runner, **model, **engine)
@@ -51,6 +55,16 @@ def engine_args(config: Config) -> EngineArgs:
         name = str(error).partition("=")[0]
         section = "model" if name in model else "engine"
         raise ConfigError(f"{section}.{error}") from None
+
+
+def _check_template(config: Config) -> None:
+    for name in ("task", "model"):
+        source = getattr(getattr(config, name), "chat_template", None)
+        try:
+            if source is not None:
+                template_traits(read_template(source))
+        except ChatTemplateError as error:
+            raise ConfigError(f"{name}.chat_template: {error}") from None
 
 
 def _check_prompt(config: Config) -> None:

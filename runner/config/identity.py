@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from engine.text.template import read_template
 from runner.config.schema import Config
 
 COSMETIC = {
@@ -15,10 +16,13 @@ COSMETIC = {
 
 
 def identity(config: Config, dataset_fingerprint: str) -> dict[str, Any]:
-    """What the run does, as plain data. The dataset counts by content, not by path."""
+    """What the run does, as plain data. Dataset and chat template count by content, not by path."""
     what = config.model_dump(mode="json", exclude=COSMETIC)
     what["dataset"].pop("path", None)
     what["dataset"]["fingerprint"] = dataset_fingerprint
+    for section in ("model", "task"):
+        if what[section].get("chat_template") is not None:
+            what[section]["chat_template"] = read_template(what[section]["chat_template"])
     return what
 
 

@@ -26,6 +26,9 @@ class ModelSection(Section):
     max_model_len: int | None = None
     load_format: str = "auto"
     hf_overrides: dict[str, Any] = Field(default_factory=dict)
+    chat_template: str | None = None
+    generation_config: str = "auto"
+    override_generation_config: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] | None = None
 
 
@@ -98,24 +101,33 @@ class GenerateTask(Section):
 
 
 class ChatTask(Section):
-    """Answer a conversation."""
+    """Answer a conversation. ``chat_template`` (a template or a file) wins over the model's; the parsers take answers
+    apart, as ``engine.LLM.chat`` does.
+    """
 
     kind: Literal["chat"] = "chat"
     keep_prompt: bool = False
     keep_token_ids: bool = False
     keep_columns: tuple[str, ...] = ()
     sampling_columns: tuple[str, ...] = ()
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
+    reasoning_parser: str | None = None
+    tool_parser: str | None = None
 
 
 class EmbedTask(Section):
-    """Embed a text. ``normalize`` and ``dimensions`` as in ``engine.params.PoolingParams``."""
+    """Embed a text. ``normalize``, ``dimensions`` and ``truncate_prompt_tokens`` as in
+    ``engine.params.PoolingParams``.
+    """
 
     kind: Literal["embed"] = "embed"
     keep_prompt: bool = False
     keep_columns: tuple[str, ...] = ()
     normalize: bool = True
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
 
 
 class SinkSection(Section):

@@ -68,12 +68,12 @@ class TokenPrompts:
 class ChatPrompts:
     """A conversation from templates; the engine applies the model's chat template."""
 
-    def __init__(self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]) -> None:
+    def __init__(self, messages: tuple[Message, ...], options: Mapping[str, Any]) -> None:
         self._turns = [
             (turn.role, PromptTemplate(f"prompt.messages[{number}]", turn.content))
             for number, turn in enumerate(messages)
         ]
-        self._kwargs = template_kwargs
+        self._options = options
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """The columns of every turn must be there."""
@@ -83,7 +83,7 @@ class ChatPrompts:
     def make(self, columns: Mapping[str, Any]) -> Prompt:
         """The rendered turns."""
         messages = [{"role": role, "content": template.render(columns)} for role, template in self._turns]
-        return _conversation(messages, self._kwargs)
+        return _conversation(messages, self._options)
 
     def shown(self, prompt: Prompt) -> Any:
         """The turns."""
@@ -93,8 +93,8 @@ class ChatPrompts:
 class SystemUserPrompts(ChatPrompts):
     """The usual conversation: an optional system text and the user's."""
 
-    def __init__(self, system: str | None, user: str, template_kwargs: dict[str, Any]) -> None:
-        super().__init__((), template_kwargs)
+    def __init__(self, system: str | None, user: str, options: Mapping[str, Any]) -> None:
+        super().__init__((), options)
         texts = (("system", system), ("user", user))
         self._turns = [(role, PromptTemplate(f"prompt.{role}", text)) for role, text in texts if text is not None]
 
@@ -102,8 +102,8 @@ class SystemUserPrompts(ChatPrompts):
 class ConversationPrompts(ChatPrompts):
     """Whole conversations from a column: a list of ``{role, content}``."""
 
-    def __init__(self, column: str, template_kwargs: dict[str, Any]) -> None:
-        super().__init__((), template_kwargs)
+    def __init__(self, column: str, options: Mapping[str, Any]) -> None:
+        super().__init__((), options)
         self._column = column
 
     def check(self, columns: Mapping[str, Any]) -> None:
@@ -114,18 +114,15 @@ class ConversationPrompts(ChatPrompts):
         """The column's turns."""
         messages = columns.get(self._column)
         turns = isinstance(messages, list) and all(
-            isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and "content" in turn for turn in messages
+            isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in messages
         )
         if not turns or not messages:
             raise RowError(f"the column {self._column!r} must hold a list of {{role, content}}")
-        return _conversation(messages, self._kwargs)
+        return _conversation(messages, self._options)
 
 
-def _conversation(messages: list[Any], template_kwargs: dict[str, Any]) -> Prompt:
-    prompt: dict[str, Any] = {"messages": messages}
-    if template_kwargs:
-        prompt["chat_template_kwargs"] = template_kwargs
-    return prompt
+def _conversation(messages: list[Any], options: Mapping[str, Any]) -> Prompt:
+    return {"messages": messages, **options}
 
 
 def require_column(key: str, column: str, columns: Mapping[str, Any]) -> None:
@@ -141,10 +138,10 @@ def require_column(key: str, column: str, columns: Mapping[str, Any]) -> None:
         )
 
 
-def chat_prompts(prompt: PromptSection, template_kwargs: dict[str, Any]) -> PromptMaker:
-    """The prompt maker of the task ``chat``."""
+def chat_prompts(prompt: PromptSection, options: Mapping[str, Any]) -> PromptMaker:
+    """The prompt maker of the task ``chat``; ``options`` are the engine's for conversations."""
     if isinstance(prompt.messages, str):
-        return ConversationPrompts(prompt.messages, template_kwargs)
+        return ConversationPrompts(prompt.messages, options)
     if prompt.messages is not None:
-        return ChatPrompts(prompt.messages, template_kwargs)
-    return SystemUserPrompts(prompt.system, prompt.user or "", template_kwargs)
+        return ChatPrompts(prompt.messages, options)
+    return SystemUserPrompts(prompt.system, prompt.user or "", options)

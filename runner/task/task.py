@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from runner.config.schema import Config
@@ -73,6 +74,8 @@ class Task:
         if isinstance(output, EmbeddingRequestOutput):
             return {"output": list(output.outputs.embedding), "prompt_tokens": prompt_tokens}
         fields: dict[str, Any] = {"output": _each(output.outputs, lambda one: one.text)}
+        if output.outputs and output.outputs[0].message is not None:
+            fields["message"] = _each(output.outputs, lambda one: _message(one.message))
         if self.keep_token_ids:
             fields["token_ids"] = _each(output.outputs, lambda one: list(one.token_ids))
         if output.outputs and output.outputs[0].logprobs is not None:
@@ -95,6 +98,13 @@ def _each(outputs: Sequence[CompletionOutput], take: Any) -> Any:
     return take(outputs[0]) if len(outputs) == 1 else [take(one) for one in outputs]
 
 
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """A message in OpenAI's form, with every key in every row."""
+    written = message.to_openai()
+    calls = written.get("tool_calls", [])
+    return {**written, "reasoning": message.reasoning, "tool_calls": calls, "errors": list(message.errors)}
+
+
 def _logprobs(step: TokenLogprobs | None) -> list[dict[str, Any]] | None:
     if step is None:
         return None
@@ -112,11 +122,16 @@ def open_task(config: Config) -> Task:
     """
     task, prompt = config.task, config.prompt
     if isinstance(task, EmbedTask):
-        params = PoolingParams(normalize=task.normalize, dimensions=task.dimensions)
+        params = PoolingParams(
+            normalize=task.normalize,
+            dimensions=task.dimensions,
+            truncate_prompt_tokens=task.truncate_prompt_tokens,
+        )
         return Task(TextPrompts(prompt.template or ""), params, (), task.keep_columns, task.keep_prompt, False)
     prompts: PromptMaker
     if isinstance(task, ChatTask):
-        prompts = chat_prompts(prompt, task.chat_template_kwargs)
+        names = ("chat_template_kwargs", "tools", "reasoning_parser", "tool_parser")
+        prompts = chat_prompts(prompt, {name: getattr(task, name) for name in names if getattr(task, name)})
     elif prompt.token_ids is not None:
         prompts = TokenPrompts(prompt.token_ids)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine import LLM, RequestOutput, SamplingParams
+from engine.execute.logits_processing import Masks
 from engine.execute.model_runner import Done, ModelRunner
 from engine.generation import GenerationCore
 from engine.schedule.plan import StepPlan
@@ -26,11 +27,11 @@ class AheadRunner:
         self.drawn: dict[Request, int] = {}
         self.fed = 0
 
-    def launch(self, plan: StepPlan) -> Done:
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Done:
         waiting = [part.request for part in plan.slices if part.request.pending]
         for request in waiting:  # what a device would read from its own memory
             request.output[-1] = self.drawn[request]
-        done = self.inner.launch(plan)
+        done = self.inner.launch(plan, masks)
         for request in waiting:
             request.output[-1] = PENDING
         self.fed += len(waiting)

@@ -95,6 +95,17 @@ def test_without_the_roofline_nothing_is_made_up(here: Path) -> None:
     assert content["roofline"] is None
 
 
+def test_extract_json(here: Path) -> None:
+    _, found = run(here, "extract_json", "dataset.limit=2")
+    assert [row["finish_reason"] for row in found] == ["stop", "stop"]
+    values = [json.loads(row["output"]) for row in found]
+    assert values[0] != values[1]
+    for value in values:
+        assert list(value) == ["subject", "names", "past"]
+        assert isinstance(value["past"], bool)
+        assert 1 <= len(value["names"]) <= 3
+
+
 def test_summarize_files_of_ones_own(here: Path) -> None:
     (here / "notes" / "sub").mkdir(parents=True)
     for name, text in TEXTS.items():

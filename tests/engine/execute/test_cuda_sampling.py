@@ -7,14 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from engine import SamplingParams
+from engine.execute import logits_processing
 from engine.outputs import RequestOutput
 from engine.schedule.limits import Limits
+from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
 from engine.text.bad_words import BadWords
+from kernels.cuda import sample as cuda
+from kernels.sample import SamplingRows
 from tests.engine.execute.test_cuda_runner import LIMITS, VOCAB, OneLayer, Rig, rig, run
 from tests.engine.reference_sampler import draw
+from tests.engine.sampler_requests import packed
 
 Work = tuple[list[list[int]], list[SamplingParams]]
 
@@ -29,7 +35,7 @@ class Numbers:
 def special_rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch) -> Rig:
     made = rig(padded, limits, monkeypatch)
     tokenizer: Any = Numbers()
-    made.core._bad_words = BadWords(tokenizer, VOCAB)
+    made.core._intake._bad_words = BadWords(tokenizer, VOCAB)
     return made
 
 
@@ -67,14 +73,16 @@ def work(count: int) -> Work:
     return prompts, params
 
 
-def expected(model: OneLayer, index: int, prompt: list[int], params: SamplingParams) -> list[int]:
+def expected(
+    model: OneLayer, index: int, prompt: list[int], params: SamplingParams, grammar: set[int] | None = None
+) -> list[int]:
     """The tokens that the reference draws from whole sequences, one after the other."""
     words = tuple(tuple(map(int, word.split())) for word in params.bad_words or ())
     stop_ids = frozenset(params.stop_token_ids or ())
     one = Request(index, prompt, params, 99, stop_ids=stop_ids, seed=params.seed or 0, bad_words=words)
     assert params.max_tokens is not None
     while len(one.output) < params.max_tokens:
-        one.output.append(draw(model.next_logits(prompt + one.output).numpy(), one))
+        one.output.append(draw(model.next_logits(prompt + one.output).numpy(), one, grammar))
         if one.output[-1] in stop_ids and len(one.output) >= params.min_tokens:
             break
     return one.output
@@ -132,6 +140,38 @@ def test_steps_are_launched_before_the_tokens_of_the_last_are_known(monkeypatch:
     assert tokens(outputs) == [
         expected(made.model, i, *each) for i, each in enumerate(zip(prompts, params, strict=True))
     ]
+
+
+def test_the_fused_kernel_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Triton kernel in place of the CPU's draw, penalties included."""
+
+    def fused(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> torch.Tensor:
+        return cuda.sample(logits, rows, filtered, ranked=False).tokens
+
+    monkeypatch.setattr(logits_processing, "draw", fused)
+    prompts, params = work(6)
+    made = special_rig(True, LIMITS, monkeypatch)
+    wanted = [expected(made.model, i, *each) for i, each in enumerate(zip(prompts, params, strict=True))]
+    assert tokens(run(made.core, prompts, params)) == wanted
+
+
+def test_masks_of_grammars_reach_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed masks given to ``launch``: even tokens only for some requests, nothing changed for the others."""
+    even = set(range(0, VOCAB, 2))
+    prompts, params = work(4)
+    params = [replace(each, allowed_token_ids=None, bad_words=None, max_tokens=4, stop_token_ids=()) for each in params]
+    made = special_rig(True, LIMITS, monkeypatch)
+    launch = made.core.runner.launch
+
+    def masked(plan: StepPlan, masks: Any = None) -> Any:
+        chosen = [part.request for part in plan.slices if part.samples and part.request.index % 2]
+        return launch(plan, lambda: dict.fromkeys(chosen, packed(even, VOCAB)))
+
+    monkeypatch.setattr(made.core.runner, "launch", masked)
+    outputs = tokens(run(made.core, prompts, params))
+    for i, each in enumerate(zip(prompts, params, strict=True)):
+        assert outputs[i] == expected(made.model, i, *each, grammar=even if i % 2 else None)
+    assert all(set(outputs[i]) <= even for i in (1, 3))
 
 
 def test_state_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

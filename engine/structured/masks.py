@@ -1,0 +1,91 @@
+"""Which tokens the grammars allow at a step, filled while the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.schedule.plan import Slice, StepPlan
+from engine.schedule.request import PENDING, Request
+from engine.structured.matcher import Matcher, Words
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor
+
+Tokens = Mapping[Request, int]
+Masks = Callable[[], Mapping[Request, Words]]
+
+
+class GrammarMasks:
+    """The matchers of running requests.
+
+    A matcher follows its request's output by the number of tokens that it has seen, so that a request that is
+    preempted and computed again does not advance it twice.
+    """
+
+    def __init__(self) -> None:
+        self._matchers: dict[Request, Matcher] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any request has a grammar."""
+        return bool(self._matchers)
+
+    def add(self, request: Request, matcher: Matcher) -> None:
+        """Follow a request until ``forget``."""
+        self._matchers[request] = matcher
+
+    def forget(self, request: Request) -> None:
+        """The request has ended."""
+        self._matchers.pop(request, None)
+
+    def error(self, request: Request) -> str | None:
+        """Why the grammar cannot go on, for requests that have one."""
+        matcher = self._matchers.get(request)
+        return None if matcher is None else matcher.error
+
+    def of(self, plan: StepPlan, pending: Callable[[], Tokens] | None) -> Masks | None:
+        """The masks of a step that is about to be launched; None where no grammar takes part.
+
+        Args:
+            plan: of the step.
+            pending: gives the tokens of the step before, waiting for them; None where they are in the outputs.
+
+        Where the tokens are known, masks are filled by another thread from now on, and calling the result waits for
+        it. Else calling the result waits for the tokens and fills the masks: when the device is busy with the step.
+        """
+        parts = [part for part in plan.slices if part.samples and part.request in self._matchers]
+        if not parts:
+            return None
+        if pending is None:
+            return self._thread.submit(self._fill, parts, {}).result
+        return lambda: self._fill(parts, pending())
+
+    def _fill(self, parts: Sequence[Slice], drawn: Tokens) -> dict[Request, Words]:
+        matchers = [self._matchers[part.request] for part in parts]
+        for part, matcher in zip(parts, matchers, strict=True):
+            output = part.request.output[: part.stop - len(part.request.prompt)]
+            if output and output[-1] == PENDING:
+                output[-1] = drawn[part.request]
+            matcher.follow(output)
+        rows = np.zeros((len(parts), matchers[0].words), np.int32)
+        computing = [(matcher.source, i) for i, matcher in enumerate(matchers) if matcher.computes]
+        if computing:
+            self._executor.unsafe_compute_mask_ptr(computing, rows.ctypes.data, rows[0].nbytes, len(rows))
+        for matcher, row in zip(matchers, rows, strict=True):
+            matcher.finish(row)
+        return {part.request: row for part, row in zip(parts, rows, strict=True)}
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "masks")
+
+    @cached_property
+    def _executor(self) -> LLExecutor:
+        """Fills many rows on several cores, without Python's lock."""
+        from llguidance import LLExecutor
+
+        return LLExecutor()
