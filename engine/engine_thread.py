@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ class EngineThread:
         self._host = host
         self._core: Core = host._open.core
         self._inbox: Inbox[_Add | _Call] = Inbox()
+        self._todo: deque[_Add | _Call] = deque()  # taken from the inbox
         self._asks: dict[str, Ask] = {}  # in the core
         self._dead: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="galley-engine", daemon=True)
@@ -113,22 +115,33 @@ class EngineThread:
     def _work(self, commands: Sequence[_Add | _Call]) -> None:
         """Run until nothing is left to do."""
         self._obey(commands)
-        while self._core.unfinished:
-            outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
-            self._tell(self._news(), outputs)
+        while self._core.unfinished or self._todo:
+            if self._core.unfinished:
+                outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
+                self._tell(self._news(), outputs)
             self._obey(self._inbox.take(wait=False))
         self._settle()
 
     def _obey(self, commands: Sequence[_Add | _Call]) -> None:
-        for number, command in enumerate(commands):
-            try:
-                if isinstance(command, _Add):
-                    self._add(command.ask, command.read)
-                else:
-                    _fulfil(command, self._core)
-            except BaseException as error:
-                self._die(error, commands[number:])
-                raise
+        """Do what was asked for, but for what has to wait."""
+        self._todo.extend(commands)
+        for _ in range(len(self._todo)):
+            command = self._todo[0]  # stays there until it is done: whoever asked must hear of a failure
+            if isinstance(command, _Call):
+                _fulfil(command, self._core)
+            elif self._waits(command):
+                self._todo.rotate(-1)
+                continue
+            else:
+                self._add(command.ask, command.read)
+            self._todo.popleft()
+
+    def _waits(self, command: _Add) -> bool:
+        """Whether others can run while a grammar is compiled for this one."""
+        core, params = self._core, command.ask.params
+        if not core.unfinished or command.ask.state != "coming" or isinstance(command.read, InputError):
+            return False
+        return isinstance(core, GenerationCore) and isinstance(params, SamplingParams) and not core.ready(params)
 
     def _add(self, ask: Ask, read: Input | InputError) -> None:
         if ask.state == "aborted" or self._inbox.closed:
@@ -208,13 +221,11 @@ class EngineThread:
         self._inbox.close()
         self._abort(list(self._asks.values()))
 
-    def _die(self, error: BaseException, undone: Sequence[_Add | _Call] = ()) -> None:
+    def _die(self, error: BaseException) -> None:
         """Tell everyone who waits for this thread."""
-        if self._dead is not None:
-            return
         self._dead = error
         self._inbox.close()
-        for command in [*undone, *self._inbox.take(wait=False)]:
+        for command in [*self._todo, *self._inbox.take(wait=False)]:
             if isinstance(command, _Add):
                 command.ask.answer(self.death())
             elif not command.future.done():

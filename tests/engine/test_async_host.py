@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import threading
+from collections.abc import Callable
 
 import pytest
 
-from engine import AsyncLLM, ParameterError, RequestOutputKind, SamplingParams
+from engine import LLM, AsyncLLM, ParameterError, RequestOutputKind, SamplingParams, StructuredOutputsParams
 from engine.sleep import AsleepError
-from tests.engine.ask import SMOLLM
-from tests.engine.null_model import LONG, NullRunner, drain, null_llm, run, serve, started, tokenizer
+from tests.engine.ask import SMOLLM, outputs
+from tests.engine.null_model import (
+    LONG,
+    NullRunner,
+    assert_empty,
+    core_of,
+    drain,
+    null_llm,
+    run,
+    serve,
+    started,
+    tokenizer,
+    until,
+)
 
 CHAT = {"messages": [{"role": "user", "content": "Where?"}], "reasoning_parser": "think"}
 
@@ -60,5 +75,52 @@ def test_sleep_and_metrics() -> None:
             assert found["galley:request_success", "length"].value == 2  # type: ignore[attr-defined]
             assert found["galley:request_success", "abort"].value == 1  # type: ignore[attr-defined]
             await asyncio.gather(*(drain(llm.generate("words", greedy, str(i))) for i in range(3)))
+
+    run(work())
+
+
+def test_a_grammar_that_is_compiled_holds_nobody_up() -> None:
+    form = SamplingParams(max_tokens=8, structured_outputs=StructuredOutputsParams(choice=["yes", "no"]))
+    gate = threading.Event()
+
+    async def work() -> None:
+        async with serve(null_llm(NullRunner(seconds=0.001))) as llm:
+            compiler = core_of(llm)._intake._grammars
+            compiling = compiler._compile
+            compiler._compile = lambda one: (gate.wait(60), compiling(one))[1]  # type: ignore[method-assign]
+            running = await started(llm, "running")
+            waiting = asyncio.create_task(drain(llm.generate("some words", form, "waiting")))
+            given_up = asyncio.create_task(drain(llm.generate("some words", form, "given up")))
+            await until(lambda: len(llm._thread._todo) == 2)
+            for _ in range(30):
+                await anext(running)
+            await llm.abort("given up")
+            (last,) = await given_up
+            assert last.outputs[0].finish_reason == "abort"
+            assert not waiting.done()
+            gate.set()
+            (*_, last) = await waiting
+            assert last.finished
+            assert last.error is not None, "the runner's tokens fit no grammar"
+            await running.aclose()
+            await until(lambda: not llm._thread._asks)
+            await assert_empty(llm)
+
+    run(work())
+
+
+def test_outputs_of_a_form_are_those_of_llm(smol: LLM, limited: Callable[..., LLM]) -> None:
+    form = StructuredOutputsParams(regex=r"[0-9]{4}-[a-f]{3}")
+    params = SamplingParams(max_tokens=20, seed=7, n=2, structured_outputs=form, output_kind=RequestOutputKind.DELTA)
+    (expected,) = outputs(limited(smol), "The code is", params)
+
+    async def work() -> None:
+        async with serve(limited(smol)) as llm:
+            texts = ["", ""]
+            async for output in llm.generate("The code is", params, "code"):
+                for one in output.outputs:
+                    texts[one.index] += one.text
+            assert texts == [one.text for one in expected.outputs]
+            assert all(re.fullmatch(form.regex or "", text) for text in texts)
 
     run(work())
