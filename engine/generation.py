@@ -106,6 +106,10 @@ class GenerationCore:
         """Begin with what requests that come soon need compiled, in another thread."""
         self._intake.prepare(params)
 
+    def ready(self, params: SamplingParams) -> bool:
+        """Whether ``add`` would not have to wait for something to be compiled, which this begins."""
+        return self._intake.ready(params)
+
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
 
