@@ -40,6 +40,8 @@ from engine.sizes import (
     model_length,
     swap_slots,
 )
+from engine.speculate.config import read_speculative_config
+from engine.speculate.proposer import Proposer
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -205,6 +207,7 @@ def _generation(
         balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
         admission_control=args.enable_admission_control,
         swap_slots=slots,
+        draft_room=sizes.draft_room,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
@@ -214,7 +217,9 @@ def _generation(
         seed=args.seed,
         costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
     )
-    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
+    drafting = read_speculative_config(args.speculative_config)
+    proposer = Proposer(drafting) if drafting else None
+    return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling, proposer)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> CachedRunner:

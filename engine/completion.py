@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.execute.runner import Accepted
 from engine.execute.sampler import RawLogprobs
 from engine.outputs import CompletionOutput, Logprob, TokenLogprobs
 from engine.schedule.request import Request
@@ -27,7 +28,7 @@ class Completion:
                 tokenizer, request.prompt, params.skip_special_tokens, params.spaces_between_special_tokens
             )
         self._streamed = ""
-        self._accepted = 0
+        self.accepted = 0  # tokens booked
         self._cut: int | None = None
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative = 0.0
@@ -37,19 +38,36 @@ class Completion:
         """Whether each token has to be booked as it comes, for stop strings or log-probabilities."""
         return self._stream is not None or self.request.params.logprobs is not None
 
-    def accept(self, token: int, logprobs: RawLogprobs | None) -> StopMatch | None:
-        """Book the request's next token; returns the stop string that it completes, if any."""
-        self._accepted += 1
+    def accept(self, token: int, logprobs: RawLogprobs | None, drafts: Accepted | None = None) -> StopMatch | None:
+        """Book the request's next token, and the drafts before it that were right.
+
+        Returns the stop string that is completed first, if any; what was drawn behind it is not booked. Nor is what was
+        drawn behind a token that ended the request.
+        """
+        if drafts is None:
+            return self._accept(token, logprobs)
+        kept = len(self.request.output) - self.accepted
+        scores = [*drafts.logprobs, logprobs] if logprobs is not None else [None] * (len(drafts.tokens) + 1)
+        for number, (one, score) in enumerate(zip([*drafts.tokens, token], scores, strict=True), start=1):
+            match = self._accept(one, score, last=number == kept)
+            if match is not None or number == kept:
+                return match
+        return None
+
+    def _accept(self, token: int, logprobs: RawLogprobs | None, last: bool = True) -> StopMatch | None:
+        """Book one token; ``last``: with it the request ends, if it has ended."""
+        ended = self.request.finish_reason if last else None
+        self.accepted += 1
         if logprobs is not None:
             self._cumulative += logprobs.logprob
             self._logprobs.append(named_logprobs(logprobs, self._tokenizer))
-        if self._stream is None or self.request.finish_reason == "stop":
+        if self._stream is None or ended == "stop":
             return None
         new = self._stream.push(token)
-        if self.request.finish_reason is not None:
+        if ended is not None:
             new += self._stream.flush()
         self._streamed += new
-        if self._accepted <= self.request.params.min_tokens:
+        if self.accepted <= self.request.params.min_tokens:
             return None
         match = self._stops.find(self._streamed, len(new)) if new else None
         if match is not None:

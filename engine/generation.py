@@ -16,6 +16,7 @@ from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
 from engine.seeds import derive_seed
+from engine.speculate.proposer import Proposer
 from engine.stats import EngineStats, TimelinePoint
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
@@ -77,9 +78,12 @@ class GenerationCore:
         limits: Limits,
         tokenizer: Tokenizer | None,
         ahead: bool = True,
+        proposer: Proposer | None = None,
     ) -> None:
-        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked, ``proposer`` drafts
+        tokens for it to check."""
         self.model = model
+        self._proposer = proposer
         self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
@@ -130,16 +134,23 @@ class GenerationCore:
         whose tokens must be known before the next one can be planned is finished at once.
         """
         try:
-            plan = self.scheduler.schedule()
+            drafts = {} if self._proposer is None else self._proposer.drafts(self.scheduler.running)
+            plan = self.scheduler.schedule(drafts)
             launched = self._launch(plan) if plan.slices else None
             outputs = self._finish_launched()
             self._launched = launched
-            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
+            if launched is not None and not self._runs_ahead(plan):
                 outputs += self._finish_launched()
         except BaseException:
             self.reset_prefix_cache()  # it names blocks that a planned step would have written
             raise
         return outputs
+
+    def _runs_ahead(self, plan: StepPlan) -> bool:
+        """Whether the next step may be planned before this one's tokens are known."""
+        if self._proposer is not None and (plan.drafts or self._proposer.waits(self.scheduler.running)):
+            return False
+        return self._ahead and self.runner.runs_ahead(plan)
 
     def _launch(self, plan: StepPlan) -> _Step:
         start = time.monotonic()
@@ -165,10 +176,15 @@ class GenerationCore:
         result = step.launched.result()
         now = time.monotonic()
         alive = [request for request in result.tokens if request.status is not Status.FINISHED]
-        finished = self.scheduler.update(step.plan, result.tokens)
+        accepted = {request: drafts.tokens for request, drafts in result.accepted.items()}
+        known = {request: len(request.output) - request.pending for request in accepted}
+        finished = self.scheduler.update(step.plan, result.tokens, accepted)
         self._book_prompts(step.plan, result)
         finished += self._book(alive, result, now)
-        self._count(step, result, len(alive), len(finished), now)
+        drawn = len(alive) + sum(len(r.output) - known[r] - 1 for r in alive if r in known)
+        self._count(step, result, drawn, len(finished), now)
+        if self._proposer is not None and accepted:
+            self._proposer.learn(step.plan, {request: len(drafts) for request, drafts in accepted.items()})
         self._booked = now
         return self._collect(finished, now)
 
@@ -274,8 +290,11 @@ class GenerationCore:
             if not completion.follows:
                 self._quiet.add(request)  # nothing is to be done for it until it ends
                 continue
-            match = completion.accept(result.tokens[request], result.logprobs.get(request))
+            match = completion.accept(
+                result.tokens[request], result.logprobs.get(request), result.accepted.get(request)
+            )
             if match is not None:
+                del request.output[completion.accepted :]  # what was drawn behind the stop string
                 if request.status is not Status.FINISHED:
                     ended.append(request)
                 self.scheduler.finish(request, "stop", match.stop)
@@ -330,6 +349,9 @@ class GenerationCore:
             prompt_tokens=old.prompt_tokens + sum(len(request.prompt) for request in started),
             cached_tokens=old.cached_tokens + sum(request.cached_tokens for request in started),
             computed_tokens=old.computed_tokens + plan.tokens,
+            drafts=old.drafts + len(plan.drafts),
+            drafted_tokens=old.drafted_tokens + sum(map(len, plan.drafts.values())),
+            accepted_tokens=old.accepted_tokens + sum(len(drafts.tokens) for drafts in result.accepted.values()),
             output_tokens=old.output_tokens + drawn,
             finished_requests=old.finished_requests + finished,
             peak_running=max(old.peak_running, len(plan.slices)),

@@ -21,6 +21,7 @@ LARGE_DEVICE = 60 << 30
 # Tokens from which on a step's time grows with them: about FLOP/s over bytes/s (bf16: 165 on an H200, 230 on an H100),
 # and some more for what a step costs beside its products. On the CPU a few tokens suffice: nothing to pace.
 CUDA_BALANCE, CPU_BALANCE = 512, 0
+CPU_DRAFTED = 64  # tokens up to which drafts lengthen a step on the CPU; CUDA_BALANCE on CUDA
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Sizes:
     seqs: int
     block_size: int
     balance: int
+    draft_room: int
 
 
 def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> Sizes:
@@ -53,6 +55,7 @@ def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> S
         seqs=args.max_num_seqs or (CPU_SEQS if cpu else _cuda_sequences(spec, length, device)),
         block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
         balance=CPU_BALANCE if cpu else CUDA_BALANCE,
+        draft_room=CPU_DRAFTED if cpu else CUDA_BALANCE,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from engine.execute.runner import StepResult
 from engine.execute.sampler import RawLogprobs, raw_logprobs, sample
+from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -54,21 +55,22 @@ class ModelRunner:
     def _execute(self, plan: StepPlan) -> StepResult:
         sampling = [part for part in plan.slices if part.samples]
         hidden = self.model.hidden_states(self._batch(plan), self.caches)  # [tokens, hidden]
-        ends, at = {}, 0
+        ends: list[int] = []
+        at = 0
         scored: dict[Request, Sequence[RawLogprobs]] = {}
         for part in plan.slices:
             length = part.stop - part.start
-            ends[part.request] = at + length - 1
+            ends += range(at + length - plan.rows(part), at + length)
             if part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1:
                 scored[part.request] = score_prompt(self.model, hidden[at : at + length], part)
             at += length
         if not sampling:
             return StepResult({}, {}, scored)
-        rows = torch.tensor([ends[part.request] for part in sampling], device=self.device)
-        requests = [part.request for part in sampling]
-        drawn = sample(self.model.logits(hidden[rows]), requests)
-        logprobs = {r: one.logprobs for r, one in zip(requests, drawn, strict=True) if one.logprobs is not None}
-        return StepResult({r: one.token for r, one in zip(requests, drawn, strict=True)}, logprobs, scored)
+        rows = torch.tensor(ends, device=self.device)
+        drawing = Rows.of(plan, sampling)
+        drawn = sample(self.model.logits(hidden[rows]), drawing.requests)
+        logprobs = {row: one.logprobs for row, one in enumerate(drawn) if one.logprobs is not None}
+        return replace(drawing.result([one.token for one in drawn], logprobs), prompt_logprobs=scored)
 
     def numerics(self) -> Mapping[str, str]:
         """What the tokens depend on beside weights and requests."""
@@ -87,7 +89,7 @@ class ModelRunner:
         positions: list[int] = []
         starts = [0]
         for part in plan.slices:
-            tokens += part.request.tokens(part.start, part.stop)
+            tokens += plan.token_ids(part)
             positions += range(part.start, part.stop)
             starts.append(len(tokens))
         width = max(len(part.request.blocks) for part in plan.slices)
