@@ -55,7 +55,7 @@ def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> S
         seqs=args.max_num_seqs or (CPU_SEQS if cpu else _cuda_sequences(spec, length, device)),
         block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
         balance=CPU_BALANCE if cpu else CUDA_BALANCE,
-        draft_room=CPU_DRAFTED if cpu else CUDA_BALANCE,
+        draft_room=0 if args.speculative_config is None else CPU_DRAFTED if cpu else CUDA_BALANCE,
     )
 
 
@@ -121,4 +121,4 @@ def _cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int
 def _step_memory(spec: DecoderSpec, sizes: Sizes) -> int:
     """Bytes to keep free for a step: activations, logits and scratch, with room for the allocator's gaps."""
     width = 3 * spec.intermediate_size + 8 * spec.hidden_size + 3 * spec.heads * spec.head_dim
-    return 4 * sizes.tokens * width + sizes.seqs * spec.vocab_size * 8 + CUDA_SCRATCH
+    return 4 * sizes.tokens * width + (sizes.seqs + sizes.draft_room) * spec.vocab_size * 8 + CUDA_SCRATCH

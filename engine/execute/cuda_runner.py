@@ -19,6 +19,7 @@ from engine.execute.sampler import RawLogprobs, Sample, sample
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
+from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -61,7 +62,7 @@ class CudaModelRunner:
         ]
         self._rows = BatchRows(max_seqs, -(-max_len // block_size), device)
         pieces = max_seqs * -(-max_len // PIECE)
-        most = row_bucket(max_seqs)  # padding included
+        self._most = most = row_bucket(max_seqs)  # sequences that decode, padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
@@ -73,12 +74,9 @@ class CudaModelRunner:
     def launch(self, plan: StepPlan) -> Launched:
         """Start one step; its tokens are on their way to the host when this returns."""
         self._rows.follow(plan.slices)
-        decoding: list[Slice] = []
-        others: list[Slice] = []
-        for part in plan.slices:  # the device itself drew the token of those that decode
-            decodes = part.stop - part.start == 1 and part.samples and self._rows[part.request].fed == part.start
-            (decoding if decodes else others).append(part)
-        layout = self._lay_out(decoding, others)
+        decoding, others = self._decoding(plan)
+        layout = self._lay_out(plan, decoding, others)
+        rows = Rows.of(plan, layout.sampling)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
         scored: dict[Request, Sequence[RawLogprobs]] = {}
@@ -87,12 +85,13 @@ class CudaModelRunner:
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        again = self._sample_special(computed.logits, layout.sampling)
+        again = self._sample_special(computed.logits, rows.requests)
         for part in layout.sampling:
             self._rows[part.request].fed = part.stop
-        return Launched(
-            layout.sampling, computed.tokens, self._logprobs(computed, layout.sampling), again, scored, began
-        )
+        for part, count in zip(layout.sampling, rows.counts, strict=False):
+            if count > 1:  # which of its tokens is the last one is not known yet
+                self._rows[part.request].fed = -1
+        return Launched(rows, computed.tokens, self._logprobs(computed, rows.requests), again, scored, began)
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Not where a request's next draw depends on tokens that the host must know."""
@@ -108,11 +107,31 @@ class CudaModelRunner:
             "kernels": kernel_id(self.device),
         }
 
-    def _lay_out(self, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
+    def _decoding(self, plan: StepPlan) -> tuple[list[Slice], list[Slice]]:
+        """The slices of one token that draw the next one, which attend as decoding sequences do, and the others.
+
+        The device itself drew the token of nearly all that decode; it is told the others', as of those whose last step
+        had drafts.
+        """
+        decoding: list[Slice] = []
+        others: list[Slice] = []
+        known: dict[Request, int] = {}
+        for part in plan.slices:
+            if part.stop - part.start > 1 or not part.samples:
+                others.append(part)
+                continue
+            decoding.append(part)
+            if self._rows[part.request].fed != part.start:
+                (known[part.request],) = plan.token_ids(part)
+        if known:
+            self._rows.feed(known)
+        return decoding, others
+
+    def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
         spec = self.model.spec
         geometry = Geometry(spec.heads, spec.kv_heads, spec.head_dim)
         padded = self._graphs is not None and self._captured(others)
-        layout = lay_out(decoding, others, self._rows, geometry, padded)
+        layout = lay_out(plan, decoding, others, self._rows, geometry, padded)
         shared = self._shared is not None and self._shared.follow(decoding)
         return replace(layout, shape=replace(layout.shape, shared=shared))
 
@@ -139,7 +158,7 @@ class CudaModelRunner:
 
     def _batch(self, shape: StepShape, inputs: Mapping[str, torch.Tensor]) -> DecoderBatch:
         """Tokens, their places in the cache, and attention's work."""
-        state, positions, count = self._rows.state, inputs["positions"], shape.rows
+        state, positions, count = self._rows.state, inputs["positions"], min(shape.rows, self._most)
         ids, decoding = inputs.get("ids"), inputs.get("decoding")
         tokens = token_inputs(state, positions, inputs["owners"], ids, decoding, count, self.block_size)
         prefixes = self._shared.prefixes if self._shared is not None and shape.shared else None
@@ -171,25 +190,23 @@ class CudaModelRunner:
             at += length
         return scored
 
-    def _sample_special(self, logits: torch.Tensor, parts: Sequence[Slice]) -> dict[Request, Sample]:
-        """Draw again for requests that need more than the fused draw; waits for the step."""
-        special = [i for i, part in enumerate(parts) if _special(part.request)] if self._rows.slow else []
+    def _sample_special(self, logits: torch.Tensor, rows: Sequence[Request]) -> dict[int, Sample]:
+        """Draw again for rows of requests that need more than the fused draw; waits for the step."""
+        special = [row for row, request in enumerate(rows) if _special(request)] if self._rows.slow else []
         if not special:
             return {}
-        requests = [parts[i].request for i in special]
-        again = dict(zip(requests, sample(logits[special].float(), requests), strict=True))
-        rows = torch.tensor([self._rows[request].number for request in requests], device=self.device)
-        self._rows.state.last[rows] = torch.tensor([again[request].token for request in requests], device=self.device)
+        again = dict(zip(special, sample(logits[special].float(), [rows[row] for row in special]), strict=True))
+        self._rows.feed({rows[row]: one.token for row, one in again.items() if rows[row] in self._rows})
         return again
 
-    def _logprobs(self, computed: Computed, parts: Sequence[Slice]) -> RowLogprobs | None:
+    def _logprobs(self, computed: Computed, rows: Sequence[Request]) -> RowLogprobs | None:
         """Log-probabilities for the rows that ask for them, on their way to the host."""
         if not self._rows.slow:
             return None
         asking = {
-            i: part.request.params.logprobs
-            for i, part in enumerate(parts)
-            if part.request.params.logprobs is not None and not _special(part.request)
+            row: request.params.logprobs
+            for row, request in enumerate(rows)
+            if request.params.logprobs is not None and not _special(request)
         }
         return RowLogprobs(computed.logits, computed.tokens, asking) if asking else None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from engine.execute.runner import StepResult
 from engine.execute.sampler import RawLogprobs, Sample
-from engine.schedule.plan import Slice
+from engine.execute.verify import Rows
 from engine.schedule.request import Request
 
 LOGPROB_ROWS = 64  # rows of float32 log-probabilities held at a time
@@ -44,19 +45,22 @@ class Launched:
 
     def __init__(
         self,
-        parts: Sequence[Slice],
+        rows: Rows,
         tokens: torch.Tensor,
         logprobs: RowLogprobs | None,
-        again: Mapping[Request, Sample],
+        again: Mapping[int, Sample],
         scored: Mapping[Request, Sequence[RawLogprobs]],
         began: torch.cuda.Event | None,
     ) -> None:
-        """Take the slices that sample, the tokens drawn for them, what was computed apart from those, and the start."""
-        self._requests = [part.request for part in parts]
+        """Take what the rows are for, the tokens drawn there, what was computed apart from those, and the start.
+
+        ``again`` are rows that were drawn anew.
+        """
+        self._rows = rows
         self._logprobs = logprobs
         self._again = again
         self._scored = scored
-        self._tokens = to_host(tokens[: len(parts)])
+        self._tokens = to_host(tokens[: len(rows.requests)])
         self._began = began
         self._ready = start_clock(tokens.device)
 
@@ -64,17 +68,16 @@ class Launched:
         """Wait for the step and give its result."""
         if self._ready is not None:
             self._ready.synchronize()
-        tokens = dict(zip(self._requests, self._tokens.tolist(), strict=True))
-        found = {} if self._logprobs is None else self._logprobs.by_row()
-        logprobs = {self._requests[row]: scored for row, scored in found.items()}
-        for request, sample in self._again.items():
-            tokens[request] = sample.token
+        tokens = self._tokens.tolist()
+        logprobs = {} if self._logprobs is None else self._logprobs.by_row()
+        for row, sample in self._again.items():
+            tokens[row] = sample.token
             if sample.logprobs is not None:
-                logprobs[request] = sample.logprobs
+                logprobs[row] = sample.logprobs
         seconds = None
         if self._began is not None and self._ready is not None:
             seconds = self._began.elapsed_time(self._ready) / 1e3
-        return StepResult(tokens, logprobs, self._scored, seconds)
+        return replace(self._rows.result(tokens, logprobs), prompt_logprobs=self._scored, device_seconds=seconds)
 
 
 def start_clock(device: torch.device) -> torch.cuda.Event | None:
