@@ -15,6 +15,7 @@ import torch
 
 from engine.args import EngineArgs
 from engine.costs import DecoderCosts
+from engine.execute.draft_model import DraftModelRunner
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.execute.swap import CachedRunner, SwappingRunner
@@ -34,6 +35,7 @@ from engine.sizes import (
     CUDA_SEQS,
     CUDA_TOKENS,
     Sizes,
+    block_bytes,
     cache_blocks,
     cache_memory,
     choose_sizes,
@@ -41,6 +43,7 @@ from engine.sizes import (
     swap_slots,
 )
 from engine.speculate.config import read_speculative_config
+from engine.speculate.draft_files import find_draft_model
 from engine.speculate.proposer import Proposer
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -187,14 +190,20 @@ def _generation(
     decoder: Decoder | None,
 ) -> GenerationCore:
     sizes = choose_sizes(args, spec, device)
-    slots = swap_slots(args, spec, sizes, dtype)
+    drafting = read_speculative_config(args.speculative_config)
+    draft = find_draft_model(args, drafting, spec, sizes.length) if drafting and drafting.model else None
+    size = block_bytes(sizes, [spec, draft.spec] if draft else [spec], dtype)
+    slots = swap_slots(args, size)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
-        cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
+        cache_blocks(sizes, size, args.kv_cache_memory_bytes)
     with clock.phase("load"):
         decoder = decoder or Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
+        drafter = draft and Decoder(draft.spec, _checkpoint(args, draft.files, dtype, device), sizes.length)
     with clock.phase("cache"):
-        blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
+        blocks = cache_blocks(sizes, size, cache_memory(args, spec, sizes, device))
         plain = _runner(args, decoder, blocks, sizes, device)
+        if drafter:
+            plain = DraftModelRunner(plain, _runner(args, drafter, blocks, sizes, device))
         runner: Runner = SwappingRunner(plain, slots) if slots else plain
     limits = Limits(
         max_tokens=sizes.tokens,
@@ -217,7 +226,6 @@ def _generation(
         seed=args.seed,
         costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
     )
-    drafting = read_speculative_config(args.speculative_config)
     proposer = Proposer(drafting) if drafting else None
     return GenerationCore(model, runner, limits, tokenizer, args.async_scheduling, proposer)
 

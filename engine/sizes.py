@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -66,13 +67,17 @@ def model_length(asked: int | None, default: int, limit: int) -> int:
     return asked or default
 
 
-def cache_blocks(sizes: Sizes, spec: DecoderSpec, dtype: torch.dtype, memory: int) -> int:
-    """Blocks of the KV cache: as many as ``memory`` bytes hold, but no more than all sequences can fill.
+def block_bytes(sizes: Sizes, specs: Iterable[DecoderSpec], dtype: torch.dtype) -> int:
+    """Bytes of one block in the caches of all models together."""
+    return sum(bytes_per_block(sizes.block_size, s.kv_heads, s.head_dim, s.layers, dtype) for s in specs)
+
+
+def cache_blocks(sizes: Sizes, size: int, memory: int) -> int:
+    """Blocks of ``size`` bytes: as many as ``memory`` bytes hold, but no more than all sequences can fill.
 
     Raises:
         ParameterError: not even one sequence of the greatest length fits.
     """
-    size = bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
     per_sequence = -(-sizes.length // sizes.block_size)
     if memory // size < per_sequence:
         fits = max(0, memory // size * sizes.block_size)
@@ -95,8 +100,8 @@ def cache_memory(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, device: torc
     return int(free - total * (1 - args.gpu_memory_utilization)) - _step_memory(spec, sizes)
 
 
-def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.dtype) -> int:
-    """Blocks that preempted requests may keep in host memory; 0 recomputes them.
+def swap_slots(args: EngineArgs, size: int) -> int:
+    """Blocks of ``size`` bytes that preempted requests may keep in host memory; 0 recomputes them.
 
     Raises:
         ParameterError: the host has less memory free.
@@ -106,7 +111,7 @@ def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.d
     memory, free = int(args.swap_space * (1 << 30)), psutil.virtual_memory().available
     if memory > free:
         raise ParameterError("swap_space", args.swap_space, f"at most {free / (1 << 30):.1f}, the GiB that are free")
-    return memory // bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
+    return memory // size
 
 
 def _cuda_sequences(spec: DecoderSpec, length: int, device: torch.device) -> int:
