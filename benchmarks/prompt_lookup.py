@@ -4,7 +4,8 @@
         [--dtype bfloat16] [--tokens 5] [--out FILE.json]
 
 Prompts and sampling are those of the recipes, over the shipped articles. Both engines share one set of weights and run
-in turn, repeat by repeat; the exit code says whether all their tokens and log-probabilities were equal.
+in turn, repeat by repeat, each first in every other one. Two ratios: by the clock, and by the processor time of this
+process, which other work on the machine disturbs less. The exit code says whether all tokens were equal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from engine.args import EngineArgs  # noqa: E402
 from engine.params import Prompt, SamplingParams  # noqa: E402
 
+COUNTERS = ("steps", "output_tokens", "drafts", "drafted_tokens", "accepted_tokens")
 ARTICLES = ["dataset=jsonl", "dataset.path=builtin:articles.jsonl", "dataset.id_column=id"]
 OVERRIDES = {  # the shipped articles in place of texts of one's own
     "summarize": [*ARTICLES, "prompt.user='Summarize this text in one short paragraph. {{ article }}'"],
@@ -39,24 +41,32 @@ class Work:
     params: SamplingParams
 
 
-@dataclass
+@dataclass(frozen=True)
+class Measured:
+    """One run of one engine: seconds, outputs, and what its counters counted."""
+
+    wall: float
+    processor: float
+    outputs: list[Any]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Series:
-    """One recipe at one number of streams: seconds of each repeat, and what the drafts were worth."""
+    """One recipe at one number of streams: each repeat's run without drafts and with them."""
 
     recipe: str
     streams: int
-    plain: list[float] = field(default_factory=list)
-    drafted: list[float] = field(default_factory=list)
-    equal: bool = True
-    tokens: int = 0
-    steps: tuple[int, int] = (0, 0)
-    acceptance: float | None = None
-    length: float | None = None
+    runs: list[tuple[Measured, Measured]]
 
     @property
-    def ratio(self) -> float:
-        """Median over the repeats of plain by drafted seconds: each repeat ran both, one after the other."""
-        return statistics.median(a / b for a, b in zip(self.plain, self.drafted, strict=True))
+    def equal(self) -> bool:
+        """Whether all outputs are the same."""
+        return all(one.outputs == self.runs[0][0].outputs for pair in self.runs for one in pair)
+
+    def ratios(self, clock: str) -> list[float]:
+        """Seconds without drafts by seconds with them, of each repeat."""
+        return [getattr(plain, clock) / getattr(drafted, clock) for plain, drafted in self.runs]
 
 
 def read_work(recipe: str, rows: int) -> Work:
@@ -88,60 +98,54 @@ class Pair:
         decoder = plain.core.runner.model  # type: ignore[union-attr]
         self.engines = (plain, build(replace(args, speculative_config=drafting), decoder))
 
-    def run(self, which: int, work: Work, streams: int) -> tuple[float, list[Any], Any]:
-        """Seconds, outputs and statistics of one engine."""
+    def run(self, which: int, work: Work, streams: int) -> Measured:
+        """One engine over all prompts, ``streams`` at a time."""
         from engine.text.inputs import read_inputs
 
-        engine = self.engines[which]
-        core: Any = engine.core
+        core: Any = self.engines[which].core
         core.reset_prefix_cache()
         core.scheduler.limits = replace(core.scheduler.limits, max_seqs=streams)
-        before, found, start = core.stats(), {}, time.monotonic()
-        for number, prompt in enumerate(read_inputs(work.prompts, engine.tokenizer)):
+        found, before = {}, core.stats()
+        wall, processor = time.monotonic(), time.process_time()
+        for number, prompt in enumerate(read_inputs(work.prompts, self.engines[which].tokenizer)):
             core.add(str(number), prompt, work.params)
         while core.unfinished:
             for output in core.step():
                 (one,) = output.outputs
-                found[int(output.request_id)] = (one.token_ids, one.finish_reason, one.logprobs)
-        seconds, after = time.monotonic() - start, core.stats()
-        names = ("steps", "output_tokens", "drafts", "drafted_tokens", "accepted_tokens")
-        return seconds, [found[i] for i in sorted(found)], {n: getattr(after, n) - getattr(before, n) for n in names}
+                found[int(output.request_id)] = (one.token_ids, one.finish_reason)
+        wall, processor = time.monotonic() - wall, time.process_time() - processor
+        counts = {name: getattr(core.stats(), name) - getattr(before, name) for name in COUNTERS}
+        return Measured(wall, processor, [found[i] for i in sorted(found)], counts)
 
 
 def measure(pair: Pair, work: Work, streams: int, repeats: int) -> Series:
-    """Both engines in turn, ``repeats`` times, then once with log-probabilities, which must be equal too."""
-    series = Series(work.recipe, streams)
+    """Both engines in turn, ``repeats`` times."""
+    runs = []
     for repeat in range(repeats):
-        order = (0, 1) if repeat % 2 == 0 else (1, 0)
-        results = {which: pair.run(which, work, streams) for which in order}
-        series.plain.append(results[0][0])
-        series.drafted.append(results[1][0])
-        series.equal &= results[0][1] == results[1][1]
-        counts = results[1][2]
-        series.tokens, series.steps = counts["output_tokens"], (results[0][2]["steps"], counts["steps"])
-        if counts["drafts"]:
-            series.acceptance = counts["accepted_tokens"] / counts["drafted_tokens"]
-            series.length = 1 + counts["accepted_tokens"] / counts["drafts"]
-        print(f"  {work.recipe} x {streams}: {series.plain[-1]:.1f} s, drafted {series.drafted[-1]:.1f} s", flush=True)
-    scored = replace(work, params=replace(work.params, logprobs=1))
-    series.equal &= pair.run(0, scored, streams)[1] == pair.run(1, scored, streams)[1]
-    return series
+        found = {which: pair.run(which, work, streams) for which in ((0, 1) if repeat % 2 == 0 else (1, 0))}
+        runs.append((found[0], found[1]))
+        seconds = [f"{found[which].wall:.1f} s ({found[which].processor:.1f} of a processor)" for which in (0, 1)]
+        print(f"  {work.recipe} x {streams}: {seconds[0]}, with drafts {seconds[1]}", flush=True)
+    return Series(work.recipe, streams, runs)
 
 
 def table(found: list[Series]) -> str:
     """One line for each recipe and number of streams."""
     lines = [
-        "| recipe | streams | output tokens | steps | drafts right | tokens per drafted step | speed-up (repeats) "
-        "| equal |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | streams | output tokens | steps | drafts accepted | tokens per drafted step "
+        "| speed-up, processor time (each repeat) | by the clock | equal |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
-        each = ", ".join(f"{a / b:.2f}" for a, b in zip(one.plain, one.drafted, strict=True))
-        rate = "none" if one.acceptance is None else f"{one.acceptance:.0%}"
-        length = "" if one.length is None else f"{one.length:.2f}"
+        plain, drafted = (measured.counts for measured in one.runs[0])
+        rate = drafted["accepted_tokens"] / max(1, drafted["drafted_tokens"])
+        length = 1 + drafted["accepted_tokens"] / max(1, drafted["drafts"])
+        processor, wall = (statistics.median(one.ratios(clock)) for clock in ("processor", "wall"))
+        each = ", ".join(f"{ratio:.2f}" for ratio in one.ratios("processor"))
         lines.append(
-            f"| {one.recipe} | {one.streams} | {one.tokens} | {one.steps[0]} -> {one.steps[1]} | {rate} | {length} "
-            f"| **{one.ratio:.2f}** ({each}) | {'yes' if one.equal else 'NO'} |"
+            f"| {one.recipe} | {one.streams} | {drafted['output_tokens']} | {plain['steps']} -> {drafted['steps']} "
+            f"| {rate:.0%} | {length:.2f} | **{processor:.2f}** ({each}) | {wall:.2f} "
+            f"| {'yes' if one.equal else 'NO'} |"
         )
     return "\n".join(lines)
 
@@ -165,7 +169,7 @@ def main() -> None:
         found += [measure(pair, work, int(streams), options.repeats) for streams in options.streams.split(",")]
     print("\n" + table(found))
     if options.out:
-        Path(options.out).write_text(json.dumps([vars(one) for one in found], indent=1))
+        Path(options.out).write_text(json.dumps([asdict(one) for one in found], indent=1))
     sys.exit(0 if all(one.equal for one in found) else 1)
 
 

@@ -263,7 +263,8 @@ METRICS: tuple[Metric, ...] = (
         "drafts/accepted",
         "Drafted tokens accepted",
         "share",
-        "Drafted tokens that the model itself drew in their places, divided by all drafted tokens, in the last session.",
+        "Drafted tokens that the model itself drew in their places, divided by all drafted tokens, in the last "
+        "session.",
         "engine",
         better="higher",
     ),
@@ -271,8 +272,8 @@ METRICS: tuple[Metric, ...] = (
         "drafts/length",
         "Tokens per drafted step",
         "tokens",
-        "Tokens that a sequence gained from a step with drafts of it, the one drawn behind them included, on average in "
-        "the last session.",
+        "Tokens that a sequence gained from a step with drafts of it, the one drawn behind them included, on average "
+        "in the last session.",
         "engine",
         better="higher",
     ),

@@ -19,6 +19,7 @@ from engine import SamplingParams
 from engine.costs import DecoderCosts
 from engine.execute import shared_blocks
 from engine.execute.cuda_runner import CudaModelRunner
+from engine.execute.draft_model import DraftModelRunner
 from engine.execute.step_graphs import Computed
 from engine.execute.step_layout import StepShape, row_bucket
 from engine.execute.swap import SwappingRunner
@@ -28,6 +29,8 @@ from engine.outputs import RequestOutput
 from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
+from engine.speculate.config import SpeculativeConfig
+from engine.speculate.proposer import Proposer
 from engine.text.inputs import Input
 from kernels.attention import paged_attention
 from kernels.cuda.rope_cache import rope_and_cache
@@ -271,6 +274,21 @@ def test_drafts_change_nothing(padded: bool, changes: dict[str, Any], mixed: Any
     if padded and not changes:
         # Attention's work list has room for as many decoding sequences as may run; drafts have rows too.
         assert max(shape.rows for shape in made.shapes) > 16 >= row_bucket(LIMITS.max_seqs)
+
+
+def test_a_draft_model_over_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model drafts for itself: every draft is right only if both caches hold the right keys."""
+    prompts, _ = work(4)
+    params = [SamplingParams(max_tokens=9, temperature=0.6 * (i % 2), seed=i, ignore_eos=True) for i in range(4)]
+    plain = run(rig(True, LIMITS, monkeypatch).core, prompts, params)
+    limits = replace(LIMITS, draft_room=100)
+    made, other = rig(True, limits, monkeypatch), rig(True, limits, monkeypatch)
+    runners: Any = (made.core.runner, other.core.runner)
+    made.core.runner = DraftModelRunner(*runners)
+    made.core._proposer = Proposer(SpeculativeConfig(model="any", num_speculative_tokens=3))
+    assert [o.outputs for o in run(made.core, prompts, params)] == [o.outputs for o in plain]
+    stats = made.core.stats()
+    assert stats.accepted_tokens == stats.drafted_tokens > 15
 
 
 def test_mixed_sampling_and_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
