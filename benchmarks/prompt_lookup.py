@@ -1,11 +1,12 @@
 """Prompt lookup against plain decoding on this machine: the same tokens, and how much sooner they come.
 
-    python benchmarks/prompt_lookup.py [--recipes demo,summarize] [--streams 1,16] [--rows 16] [--repeats 3] [--model M]
-        [--dtype bfloat16] [--tokens 5] [--out FILE.json]
+    python benchmarks/prompt_lookup.py [--recipes "demo;demo sampling.repetition_penalty=1;summarize"] [--streams 1,16]
+        [--rows 4] [--repeats 3] [--model M] [--dtype bfloat16] [--tokens 5] [--out FILE.json]
 
-Prompts and sampling are those of the recipes, over the shipped articles. Both engines share one set of weights and run
-in turn, repeat by repeat, each first in every other one. Two ratios: by the clock, and by the processor time of this
-process, which other work on the machine disturbs less. The exit code says whether all tokens were equal.
+Each recipe may have overrides behind it. As many rows run as there are streams, and at least ``--rows``. Prompts and
+sampling are those of the recipes, over the shipped articles. Both engines share one set of weights and run in turn,
+repeat by repeat, each first in every other one. Two ratios: by the clock, and by the processor time of this process,
+which other work on the machine disturbs less. The exit code says whether all tokens were equal.
 """
 
 from __future__ import annotations
@@ -69,22 +70,23 @@ class Series:
         return [getattr(plain, clock) / getattr(drafted, clock) for plain, drafted in self.runs]
 
 
-def read_work(recipe: str, rows: int) -> Work:
-    """The prompts that the runner would make."""
+def read_work(words: str, rows: int) -> Work:
+    """The prompts that the runner would make of a recipe and its overrides."""
     from hydra import compose, initialize_config_module
 
     from runner.composition import plain_data
     from runner.config import parse
     from runner.dataset import open_dataset
+    from runner.dataset.rows import Row
     from runner.task.task import open_task
 
-    overrides = [f"+recipe={recipe}", f"dataset.limit={rows}", *OVERRIDES.get(recipe, [])]
+    recipe, *more = words.split()
+    overrides = [f"+recipe={recipe}", f"dataset.limit={rows}", *OVERRIDES.get(recipe, []), *more]
     with initialize_config_module("recipes", version_base=None):
         config = parse(plain_data(compose("config", overrides), overrides))
     task = open_task(config)
-    return Work(
-        recipe, [task.prompts.make(row.columns) for row in open_dataset(config.dataset).iter_rows()], config.sampling
-    )
+    good = (row for row in open_dataset(config.dataset).iter_rows() if isinstance(row, Row))
+    return Work(words, [task.prompts.make(row.columns) for row in good], config.sampling)
 
 
 class Pair:
@@ -152,9 +154,9 @@ def table(found: list[Series]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--recipes", default="demo,summarize")
+    parser.add_argument("--recipes", default="demo;demo sampling.repetition_penalty=1")
     parser.add_argument("--streams", default="1,16")
-    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", default="bfloat16")
@@ -162,11 +164,14 @@ def main() -> None:
     parser.add_argument("--out")
     options = parser.parse_args()
     args = EngineArgs(model=options.model, dtype=options.dtype, max_model_len=2048)
-    works = [read_work(recipe, options.rows) for recipe in options.recipes.split(",")]
+    streams = [int(count) for count in options.streams.split(",")]
+    works = [read_work(words, max(options.rows, *streams)) for words in options.recipes.split(";")]
     pair = Pair(args, {"method": "ngram", "num_speculative_tokens": options.tokens})
     found = []
     for work in works:
-        found += [measure(pair, work, int(streams), options.repeats) for streams in options.streams.split(",")]
+        for count in streams:
+            some = replace(work, prompts=work.prompts[: max(options.rows, count)])
+            found.append(measure(pair, some, count, options.repeats))
     print("\n" + table(found))
     if options.out:
         Path(options.out).write_text(json.dumps([asdict(one) for one in found], indent=1))

@@ -1,19 +1,20 @@
-"""How many drafts a request is worth: as many as were right of late."""
+"""How many drafts a request is worth: about as many as were right of late."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST_PAUSE = 64  # tokens
+PATIENCE = 3  # failures in a row before the first pause
+LONGEST_PAUSE = 16  # tokens
 
 
 @dataclass(slots=True)
 class DraftLength:
     """A request's next number of drafts, all integers: it follows from what was drafted and accepted alone.
 
-    All right: twice as many next time, up to ``most``. Some: one more than were right. None: one, after a pause of so
-    many tokens without drafts as doubles with every failure in a row. So where drafts are never right, they soon come
-    once in ``LONGEST_PAUSE`` tokens.
+    All right: as many as are allowed. Some: two more than were right. None: half as many, and from the third such
+    failure in a row on a pause, of so many tokens without drafts as doubles with every further one. So where drafts are
+    never right, a single one comes every ``LONGEST_PAUSE`` tokens. Chosen on summaries (docs/performance.md).
     """
 
     most: int
@@ -30,10 +31,11 @@ class DraftLength:
 
     def learn(self, drafted: int, accepted: int, produced: int) -> None:
         """Of ``drafted`` tokens ``accepted`` were right; the output now has ``produced`` tokens."""
-        if accepted == 0:
-            self.failures += 1
-            self.length = 1
-            self.resumes = produced + min(LONGEST_PAUSE, 1 << self.failures) - 1
+        if accepted:
+            self.failures = 0
+            self.length = self.most if accepted == drafted else min(self.most, accepted + 2)
             return
-        self.failures = 0
-        self.length = min(self.most, 2 * drafted if accepted == drafted else accepted + 1)
+        self.failures += 1
+        self.length = max(1, self.length // 2)
+        if self.failures >= PATIENCE:
+            self.resumes = produced + min(LONGEST_PAUSE, 2 << self.failures - PATIENCE) - 1
