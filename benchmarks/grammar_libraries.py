@@ -22,12 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis_jsonschema import from_schema
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_schemas import Schema, random_schemas
 from engine.model.files import resolve_model
+from engine.structured.schema import prepared
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
 MOST = 600  # tokens of a walk
@@ -48,7 +49,7 @@ class Matcher(Protocol):
 
 
 class Guidance:
-    """llguidance."""
+    """llguidance, with schemas as the engine hands them over."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         import llguidance
@@ -59,7 +60,7 @@ class Guidance:
         self._tokens = llguidance.LLTokenizer(backend, n_vocab=self.vocab, eos_token=eos)
 
     def compile(self, schema: Schema) -> Any:
-        text = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        text = self._library.LLMatcher.grammar_from_json_schema(json.dumps(prepared(schema, closed=False)))
         matcher = self._library.LLMatcher(self._tokens, text, log_level=0)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
@@ -198,12 +199,18 @@ def _judge(schema: Schema, text: str | None, tally: Tally) -> None:
         tally.ends["not ended"] += 1
         return
     try:
-        valid = Draft202012Validator(schema, format_checker=FormatChecker()).is_valid(json.loads(text))
+        valid = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).is_valid(
+            json.loads(text)
+        )
     except ValueError:
         valid = False
     tally.ends["valid" if valid else "invalid"] += 1
     if not valid:
         tally.invalid.append((schema, text))
+
+
+def _validator(schema: Schema) -> Draft202012Validator:
+    return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
 def _closing_tokens(tokenizer: Tokenizer) -> np.ndarray:
@@ -235,7 +242,7 @@ def instances_of(schema: Schema, count: int = 3) -> list[Any]:
     )  # fmt: skip
     @given(from_schema(schema))
     def draw(value: Any) -> None:
-        if Draft202012Validator(schema, format_checker=FormatChecker()).is_valid(value):
+        if _validator(schema).is_valid(value):
             found.append(value)
 
     try:

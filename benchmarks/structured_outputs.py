@@ -2,7 +2,8 @@
 
 The same prompts are decoded freely and in each form, one step of one after a step of the other, so that whatever else
 the machine does falls on all of them alike. No output ends early: the forms go on for longer than the outputs. Prints
-the median time of a decode step in each form, and what it adds to the median of the free one.
+the median time of a decode step in each form by the clock, and by the processors' own account (of all threads together,
+which other programs disturb less), and what it adds to the median of the free one.
 """
 
 from __future__ import annotations
@@ -44,25 +45,27 @@ FORMS: dict[str, dict[str, Any] | None] = {
 }
 LENGTH = 24  # output tokens
 
+Seconds = tuple[float, float]  # by the clock, of all processors
 
-def steps(core: GenerationCore, rows: int, form: dict[str, Any] | None) -> Iterator[float]:
+
+def steps(core: GenerationCore, rows: int, form: dict[str, Any] | None) -> Iterator[Seconds]:
     """Seconds of each decode step of ``rows`` outputs; the prompts' steps are not among them."""
     params: Any = SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=True, structured_outputs=form)
     for row in range(rows):
         core.add(str(row), Input([100 + row, 200, 300, 400, 28]), params)
     decoding = 0
     while core.unfinished:
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         core.step()
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start[0], time.process_time() - start[1]
         decoding += 1
         if decoding > 3:
             yield seconds
 
 
-def compare(cores: dict[str, GenerationCore], rows: int, repeats: int) -> dict[str, list[float]]:
+def compare(cores: dict[str, GenerationCore], rows: int, repeats: int) -> dict[str, list[Seconds]]:
     """Times of steps by form, taken in turns."""
-    found: dict[str, list[float]] = {name: [] for name in cores}
+    found: dict[str, list[Seconds]] = {name: [] for name in cores}
     for _ in range(repeats):
         running = {name: steps(core, rows, FORMS[name]) for name, core in cores.items()}
         while running:
@@ -90,15 +93,19 @@ def main() -> None:
     limits = replace(first.scheduler.limits, balance=0)
     cores = {name: GenerationCore(first.model, first.runner, limits, first.tokenizer, ahead=False) for name in FORMS}
     compare(cores, 2, 1)  # kernels and grammars are compiled
-    print("| rows | form | ms per step | added, ms | added, % | added per token, us |\n|---|---|---|---|---|---|")
+    print("| rows | form | ms per step | added, % | CPU ms per step | added, % | added per token, CPU µs |")
+    print("|---|---|---|---|---|---|---|")
     for count in rows:
         found = compare(cores, count, args.repeats)
-        free = statistics.median(found["free"])
-        for name, seconds in found.items():
-            median = statistics.median(seconds)
-            added = median - free
-            share = f"{1e3 * added:.2f} | {100 * added / free:.1f} | {1e6 * added / count:.0f}"
-            print(f"| {count} | {name} | {1e3 * median:.2f} | {share if name != 'free' else ' | | '} |", flush=True)
+        medians = {
+            name: [statistics.median(kind) for kind in zip(*times, strict=True)] for name, times in found.items()
+        }
+        free = medians["free"]
+        for name, both in medians.items():
+            cells = [
+                f"{1e3 * now:.1f} | {100 * (now / before - 1):.1f}" for now, before in zip(both, free, strict=True)
+            ]
+            print(f"| {count} | {name} | {' | '.join(cells)} | {1e6 * (both[1] - free[1]) / count:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,30 +5,28 @@ from __future__ import annotations
 import torch
 
 
-def apply_bitmask(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """-inf where a token's bit is 0; where nothing is left of a row, 0 where its bit is 1.
+def apply_bitmask(logits: torch.Tensor, rows: torch.Tensor, words: torch.Tensor) -> None:
+    """In place: -inf where a token's bit is 0; where nothing would be left of a row, 0 where its bit is 1.
 
     So the mask has the last word: what was ruled out before yields where a row could not go on otherwise.
 
     Args:
-        logits: [rows, vocab] float32; may be changed in place.
+        logits: [all, vocab] float32
+        rows: [rows] int64, those that have a mask.
         words: [rows, at least ceil(vocab / 32)] int32; bit ``i % 32`` of word ``i // 32`` is token ``i``'s.
-
-    Returns:
-        [rows, vocab]
     """
     if logits.device.type != "cpu" or not logits.is_contiguous():
-        return reference(logits, words)
+        logits[rows] = reference(logits[rows], words)
+        return
     from kernels.cpu import bitmask as cpu
     from kernels.cpu.numeric import array, use_threads
 
-    use_threads(logits.numel(), per_thread=1 << 16)
-    cpu.apply_bitmask(array(logits), array(words))
-    return logits
+    use_threads(rows.numel() * logits.shape[1], per_thread=1 << 16)
+    cpu.apply_bitmask(array(logits), array(rows), array(words))
 
 
 def reference(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """The same in torch."""
+    """The masked logits, in torch: [rows, vocab]."""
     shifts = torch.arange(32, dtype=torch.int32, device=words.device)
     bits = (words[:, :, None] >> shifts) & 1  # [rows, words, 32]
     allowed = bits.flatten(1)[:, : logits.shape[1]] == 1

@@ -140,7 +140,7 @@ class LogitsProcessor:
         if at:
             words = to_device(np.stack([masks[requests[i]] for i in at]), self._device)
             rows = to_device(np.array(at, np.int64), self._device)
-            logits[rows] = apply_bitmask(logits[rows], words)
+            apply_bitmask(logits, rows, words)
 
     def _penalties(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
         owned = [self._state[request].occurrences for request in requests]

@@ -44,7 +44,8 @@ class Sampler:
         special = [parts[i] for i in chosen]
         self._follow([part for part in special if is_processed(part)])
         rows, filtered = self._rows(special)
-        drawn = self._processor.draw(logits[chosen], special, rows, filtered, masks)
+        mine = logits.clone() if len(chosen) == len(parts) else logits[chosen]  # a plain copy is faster
+        drawn = self._processor.draw(mine, special, rows, filtered, masks)
         if len(chosen) == len(parts):
             return drawn
         others = sorted(set(range(len(parts))).difference(chosen))

@@ -16,6 +16,8 @@ from engine.structured.matcher import Matcher, Words
 if TYPE_CHECKING:
     from llguidance import LLExecutor
 
+FEW = 8  # masks that one thread makes sooner than it wakes others
+
 Tokens = Mapping[Request, int]
 Masks = Callable[[], Mapping[Request, Words]]
 
@@ -73,10 +75,13 @@ class GrammarMasks:
             matcher.follow(output)
         rows = np.zeros((len(parts), matchers[0].words), np.int32)
         computing = [(matcher.source, i) for i, matcher in enumerate(matchers) if matcher.computes]
-        if computing:
+        if len(computing) > FEW:
             self._executor.unsafe_compute_mask_ptr(computing, rows.ctypes.data, rows[0].nbytes, len(rows))
         for matcher, row in zip(matchers, rows, strict=True):
-            matcher.finish(row)
+            if len(computing) > FEW:
+                matcher.finish(row)
+            else:
+                matcher.fill(row)
         return {part.request: row for part, row in zip(parts, rows, strict=True)}
 
     @cached_property

@@ -26,16 +26,17 @@ def _anything_left(row: Any, words: Any) -> Any:
 
 
 @numba.njit(**PARALLEL)
-def apply_bitmask(logits: Any, words: Any) -> None:
+def apply_bitmask(logits: Any, rows: Any, words: Any) -> None:
     """In place: -inf where a token's bit is 0; where nothing would be left of a row, 0 where its bit is 1.
 
     Args:
-        logits: [rows, vocab] float32
+        logits: [all, vocab] float32
+        rows: [rows] int64, those that have a mask.
         words: [rows, at least ceil(vocab / 32)] int32
     """
-    rows, vocab = logits.shape
-    for r in numba.prange(rows):
-        row = logits[r]
+    vocab = logits.shape[1]
+    for r in numba.prange(rows.size):
+        row = logits[rows[r]]
         if not _anything_left(row, words[r]):
             row[:] = np.float32(0)
         for w in range((vocab + 31) // 32):

@@ -18,6 +18,7 @@ SHOWS = {
     "chat": ["Generated text: 'Higher education", "With another template: "],
     "batched_chat": ["'How many legs has a spider?' -> 'A spider has 8 legs.' (8 tokens, stop)", "(10 tokens, length)"],
     "async_streams": ["A spider has 8 legs.", "Paris", "The story begins: Once upon a time, "],
+    "structured_outputs": ["choice: ", "@", "json: {", "grammar: SELECT col_"],
     "embed": ["Prompt: 'The future of AI is', embedding: [", "(size=384)"],
 }
 
