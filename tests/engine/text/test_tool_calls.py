@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from engine.text.tool_calls import ALIASES, PARSERS, deepseek_mark
 
 Call = tuple[str, dict[str, Any]]
-NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True)
-KEYS = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True).filter(lambda k: k not in ("and", "or", "not", "if", "in", "is", "as", "def", "for", "from", "try", "with", "pass", "del", "else", "elif", "while", "class", "return", "import", "lambda", "global", "assert", "async", "await", "break", "raise", "yield", "except"))  # fmt: skip  # noqa: E501
+NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
+KEYS = NAMES
 PLAIN = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | PLAIN,
