@@ -99,7 +99,8 @@ def test_nothing_changes(base: LLM, work: Work, plain: list[Any], limited: Limit
     assert stats.accepted_tokens > 20, "drafts were right"
     assert stats.accepted_tokens < stats.drafted_tokens, "drafts were wrong"
     assert stats.output_tokens == sum(len(c.token_ids) for output in found for c in output.outputs)
-    assert (stats.preemptions > 0) == (limits.get("admission_control") is False)
+    if limits.get("admission_control") is False:
+        assert stats.preemptions > 0
     assert (stats.swapped_out > 0) == ("swap_slots" in limits)
     core = llm._open.core
     assert isinstance(core, GenerationCore)
