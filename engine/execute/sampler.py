@@ -45,9 +45,7 @@ class Sampler:
         self._follow([part for part in special if is_processed(part)])
         rows, filtered = self._rows(special)
         mine = logits.clone() if len(chosen) == len(parts) else logits[chosen]  # a plain copy is faster
-        drawn = self._processor.draw(
-            logits.clone() if len(chosen) == len(parts) else logits[chosen], special, rows, filtered, masks
-        )
+        drawn = self._processor.draw(mine, special, rows, filtered, masks)
         if len(chosen) == len(parts):
             return drawn
         others = sorted(set(range(len(parts))).difference(chosen))
