@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from engine.params import ParameterError
 from engine.params.defaults import check_generation_overrides
+from engine.speculate.config import read_speculative_config
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
@@ -76,6 +77,8 @@ class EngineArgs:
         skinny_gemm: on CUDA, our own product for a few rows.
         fused_gate: on CUDA, the gated activation at the end of that product.
         programmatic_launch: on CUDA, let kernels start while the one before ends.
+        speculative_config: draft tokens and check them together: the fields of ``SpeculativeConfig``. Outputs are the
+            same to the bit; ``None`` drafts nothing.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
     """
@@ -112,6 +115,7 @@ class EngineArgs:
     skinny_gemm: bool = True
     fused_gate: bool = True
     programmatic_launch: bool = True
+    speculative_config: Mapping[str, Any] | None = None
     device: str = "auto"
     skip_tokenizer_init: bool = False
 
@@ -128,6 +132,7 @@ class EngineArgs:
                 raise ParameterError(name, getattr(self, name), f"one of {', '.join(allowed)}")
         self._check_numbers()
         self._check_overrides()
+        read_speculative_config(self.speculative_config)
         for name, kind in FLAGS.items():
             if not isinstance(getattr(self, name), kind):
                 raise ParameterError(name, getattr(self, name), f"of type {kind.__name__}")

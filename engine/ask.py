@@ -10,11 +10,12 @@ from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, RequestOutputKind, SamplingParams
 from engine.text.inputs import Input, InputError
+from engine.text.reply import ReplyFormat
 
 
 @dataclass(eq=False)
 class Ask:
-    """A prompt, and where its outputs go. ``state`` is the engine thread's; everything else stays as it is."""
+    """A prompt, and where its outputs go. ``reply`` and ``state`` are the engine thread's; everything else stays."""
 
     request_id: str
     prompt: Prompt
@@ -23,6 +24,7 @@ class Ask:
     arrival: float
     stream: OutputStream
     post: LoopPost
+    reply: ReplyFormat | None = None  # how the answer is to be parsed
     state: Literal["coming", "running", "aborted", "done"] = "coming"  # running: in the core; aborted: before it came
 
     @property

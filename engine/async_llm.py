@@ -19,10 +19,12 @@ from engine.engine_thread import EngineThread
 from engine.errors import EngineDeadError
 from engine.generation import GenerationCore
 from engine.llm import LLM
+from engine.metrics import Metric
 from engine.output_stream import LoopPost, OutputStream
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, RequestOutputKind, SamplingParams
 from engine.prompt_reader import PromptReader
+from engine.sleep import AsleepError
 from engine.stats import EngineStats
 
 
@@ -60,7 +62,7 @@ class AsyncLLM:
         """Take over a ready engine."""
         self._llm = llm
         self._generates = isinstance(llm._open.core, GenerationCore)
-        self._thread = EngineThread(llm._open.core)
+        self._thread = EngineThread(llm)
         self._reader = PromptReader(llm._open.tokenizer, self._thread)
         self._lock = threading.Lock()
         self._asks: dict[str, Ask] = {}  # whose consumers have not got everything
@@ -93,7 +95,7 @@ class AsyncLLM:
             ParameterError: a priority under another policy.
             ValueError: the id is in use.
             EngineDeadError: the engine has failed; ``__cause__`` says how.
-            RuntimeError: the engine is closed.
+            RuntimeError: the engine is closed, or asleep.
         """
         self._require(self._generates, "generate()")
         params = self.get_default_sampling_params() if sampling_params is None else sampling_params
@@ -188,6 +190,32 @@ class AsyncLLM:
         llm = self._llm
         return await asyncio.wrap_future(self._thread.call(lambda core: llm.stats()))
 
+    async def get_metrics(self) -> list[Metric]:
+        """Counters, gauges and histograms, as those of ``LLM``."""
+        llm = self._llm
+        return await asyncio.wrap_future(self._thread.call(lambda core: llm.get_metrics()))
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Give memory back until ``wake_up``; requests that come meanwhile are refused.
+
+        Args:
+            level: as in ``LLM``.
+            mode: ``abort`` ends running requests; their readers get what there is. Any other is refused while some run.
+
+        Raises:
+            ParameterError: there is no such level or mode, or it is not possible now.
+        """
+        await asyncio.wrap_future(self._thread.sleep(level, mode))
+
+    async def wake_up(self, tags: Iterable[str] | None = None) -> bool:
+        """Take the memory again, as ``LLM`` does."""
+        llm = self._llm
+        return await asyncio.wrap_future(self._thread.call(lambda core: llm.wake_up(tags)))
+
+    async def is_sleeping(self) -> bool:
+        """Whether the engine's memory is put away."""
+        return self._llm.is_sleeping()
+
     def shutdown(self) -> None:
         """End every request (its reader gets what there is, with the finish reason ``abort``), and give the memory
         back; blocks until the step that runs is through. May be called from anywhere, and twice."""
@@ -236,6 +264,8 @@ class AsyncLLM:
     def _admit(self, prompt: Prompt, params: SamplingParams | PoolingParams, request_id: str, priority: int) -> Ask:
         """Send a request on its way."""
         self._check()
+        if self._llm.is_sleeping():
+            raise AsleepError("this AsyncLLM is asleep: await wake_up() first")
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string, not {request_id!r:.80}")
         kind = params.output_kind if isinstance(params, SamplingParams) else RequestOutputKind.FINAL_ONLY

@@ -137,9 +137,11 @@ class Books:
             if not completion.follows:
                 self._quiet.add(request)  # nothing is to be done for it until it ends
                 continue
-            stop = completion.accept(result.tokens[request], result.logprobs.get(request))
-            if stop is not None and self._scheduler.finish(request, "stop", stop):
-                ended.append(request)
+            stop = completion.accept(result.tokens[request], result.logprobs.get(request), result.accepted.get(request))
+            if stop is not None:
+                del request.output[completion.accepted :]  # what was drawn behind the stop string
+                if self._scheduler.finish(request, "stop", stop):
+                    ended.append(request)
             if completion.streams:
                 self._tell(generation, completion)
         return ended

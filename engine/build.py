@@ -14,6 +14,7 @@ from engine.args import EngineArgs
 from engine.costs import DecoderCosts
 from engine.defaults import generation_defaults
 from engine.device import choose_device, choose_dtype
+from engine.execute.draft_model import DraftModelRunner
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.execute.swap import CachedRunner, SwappingRunner
@@ -36,12 +37,16 @@ from engine.sizes import (
     CUDA_SEQS,
     CUDA_TOKENS,
     Sizes,
+    block_bytes,
     cache_blocks,
     cache_memory,
     choose_sizes,
     model_length,
     swap_slots,
 )
+from engine.speculate.config import read_speculative_config
+from engine.speculate.draft_files import DraftModel, find_draft_model
+from engine.speculate.proposer import Proposer
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -186,21 +191,34 @@ def _generation(
     decoder: Decoder | None,
 ) -> tuple[GenerationCore, EngineParts]:
     sizes = choose_sizes(args, spec, device)
-    slots = swap_slots(args, spec, sizes, dtype)
+    drafting = read_speculative_config(args.speculative_config)
+    draft = find_draft_model(args, drafting, spec, sizes.length) if drafting and drafting.model else None
+    size = block_bytes(sizes, [spec, draft.spec] if draft else [spec], dtype)
+    slots = swap_slots(args, size)
     if args.kv_cache_memory_bytes is not None:  # known before the weights are read
-        cache_blocks(sizes, spec, dtype, args.kv_cache_memory_bytes)
+        cache_blocks(sizes, size, args.kv_cache_memory_bytes)
 
     def load() -> Decoder:
         return Decoder(spec, _checkpoint(args, files, dtype, device), sizes.length)
 
+    def load_draft(draft: DraftModel) -> Decoder:
+        return Decoder(draft.spec, _checkpoint(args, draft.files, dtype, device), sizes.length)
+
+    drafters: list[Decoder] = []  # loaded before the cache takes what memory is left, and again after a sleep
+
     def make_runner(decoder: Decoder) -> Runner:
-        plain = _runner(args, decoder, blocks, sizes, device)
+        plain: CachedRunner = _runner(args, decoder, blocks, sizes, device)
+        if draft:
+            drafter = drafters.pop() if drafters else load_draft(draft)
+            plain = DraftModelRunner(plain, _runner(args, drafter, blocks, sizes, device))
         return SwappingRunner(plain, slots) if slots else plain
 
     with clock.phase("load"):
         decoder = decoder or load()
+        if draft:
+            drafters.append(load_draft(draft))
     with clock.phase("cache"):
-        blocks = cache_blocks(sizes, spec, dtype, cache_memory(args, spec, sizes, device))
+        blocks = cache_blocks(sizes, size, cache_memory(args, spec, sizes, device))
         runner = make_runner(decoder)
     limits = Limits(
         max_tokens=sizes.tokens,
@@ -213,6 +231,7 @@ def _generation(
         balance=sizes.balance if args.enable_pacing and args.scheduling_policy == "longest_first" else 0,
         admission_control=args.enable_admission_control,
         swap_slots=slots,
+        draft_room=sizes.draft_room,
     )
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
@@ -222,7 +241,8 @@ def _generation(
         seed=args.seed,
         costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
     )
-    core = GenerationCore(model, runner, limits, tokenizer, args.async_scheduling)
+    proposer = Proposer(drafting) if drafting else None
+    core = GenerationCore(model, runner, limits, tokenizer, args.async_scheduling, proposer)
     return core, EngineParts(decoder, load, make_runner)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.execute.runner import Accepted
 from engine.flat_logprobs import given_as
 from engine.logprobs import PositionLogprobs, RawLogprobs
 from engine.outputs import CompletionOutput, TokenLogprobs
@@ -57,7 +58,7 @@ class Completion:
                 StopStrings(params.stop_strings, params.include_stop_str_in_output),
                 piecewise=streams,
             )
-        self._accepted = 0
+        self.accepted = 0  # tokens booked
         self._logprobs: list[PositionLogprobs] = []
         self._cumulative = 0.0
         self._new_text = ""  # since the last gain, as the tokens and log-probabilities behind it
@@ -70,10 +71,26 @@ class Completion:
         """Whether each token has to be booked as it comes: for a stream, stop strings or log-probabilities."""
         return self.streams or self._stream is not None or self.request.params.logprobs is not None
 
-    def accept(self, token: int, logprobs: RawLogprobs | None) -> str | None:
-        """Book the request's next token; returns the stop string that it completes, if any."""
-        ended = self.request.finish_reason
-        self._accepted += 1
+    def accept(self, token: int, logprobs: RawLogprobs | None, drafts: Accepted | None = None) -> str | None:
+        """Book the request's next token, and the drafts before it that were right.
+
+        Returns the stop string that is completed first, if any; what was drawn behind it is not booked. Nor is what was
+        drawn behind a token that ended the request.
+        """
+        if drafts is None:
+            return self._accept(token, logprobs)
+        kept = len(self.request.output) - self.accepted
+        scores = [*drafts.logprobs, logprobs] if logprobs is not None else [None] * (len(drafts.tokens) + 1)
+        for number, (one, score) in enumerate(zip([*drafts.tokens, token], scores, strict=True), start=1):
+            stop = self._accept(one, score, last=number == kept)
+            if stop is not None or number == kept:
+                return stop
+        return None
+
+    def _accept(self, token: int, logprobs: RawLogprobs | None, last: bool = True) -> str | None:
+        """Book one token; ``last``: with it the request ends, if it has ended."""
+        ended = self.request.finish_reason if last else None
+        self.accepted += 1
         if logprobs is not None:
             self._cumulative += logprobs.logprob
             self._logprobs.append(PositionLogprobs(logprobs, self._names))
@@ -82,7 +99,7 @@ class Completion:
         stream, params = self._stream, self.request.params
         if stream is None:
             return None
-        search = self._accepted > params.min_tokens and ended != "stop"
+        search = self.accepted > params.min_tokens and ended != "stop"
         piece = ""
         if ended != "stop" or params.include_stop_str_in_output:  # else it was a stop id, which is no text
             piece += stream.push(token, search)

@@ -113,10 +113,13 @@ class DecoderCosts:
                 sequence but the first; at most all that are read is taken off.
         """
         tokens = rows = seen = read = 0
+        drafts = plan.drafts
         for request, start, stop, samples, _ in plan.slices:
             new = stop - start
             tokens += new
             rows += samples
+            if drafts and request in drafts:
+                rows += len(drafts[request])
             if samples and new == 1 and not self.window:  # a decoding sequence, as nearly all are
                 seen += stop
                 read += start

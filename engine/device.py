@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +75,18 @@ def choose_dtype(name: str, config: Mapping[str, Any], device: torch.device) -> 
         raise ParameterError("dtype", name, "auto, float32 or bfloat16 on the CPU")
     chosen: torch.dtype = getattr(torch, name)
     return chosen
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to device and system what no object holds any more; allocators keep it for themselves otherwise."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc has it
+        trim(0)
 
 
 def set_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -13,10 +14,14 @@ from engine.books import News
 from engine.collecting import RARE
 from engine.errors import EngineDeadError
 from engine.generation import GenerationCore
+from engine.host import EngineHost
 from engine.inbox import Inbox
 from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
+from engine.params import ParameterError, SamplingParams
 from engine.pooling import PoolingCore
+from engine.replies import with_messages
+from engine.sleep import AsleepError
 from engine.text.inputs import Input, InputError
 
 T = TypeVar("T")
@@ -44,9 +49,12 @@ class EngineThread:
     have gained. With nothing to do it waits. An exception in a step is the engine's end: every consumer is told.
     """
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, host: EngineHost) -> None:
+        """Take over the engine of ``host``."""
+        self._host = host
+        self._core: Core = host._open.core
         self._inbox: Inbox[_Add | _Call] = Inbox()
+        self._todo: deque[_Add | _Call] = deque()  # taken from the inbox
         self._asks: dict[str, Ask] = {}  # in the core
         self._dead: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="galley-engine", daemon=True)
@@ -107,23 +115,33 @@ class EngineThread:
     def _work(self, commands: Sequence[_Add | _Call]) -> None:
         """Run until nothing is left to do."""
         self._obey(commands)
-        while self._core.unfinished:
-            outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
-            self._tell(self._news(), outputs)
+        while self._core.unfinished or self._todo:
+            if self._core.unfinished:
+                outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
+                self._tell(self._news(), outputs)
             self._obey(self._inbox.take(wait=False))
-        if isinstance(self._core, GenerationCore):
-            self._core.settle()
+        self._settle()
 
     def _obey(self, commands: Sequence[_Add | _Call]) -> None:
-        for number, command in enumerate(commands):
-            try:
-                if isinstance(command, _Add):
-                    self._add(command.ask, command.read)
-                else:
-                    _fulfil(command, self._core)
-            except BaseException as error:
-                self._die(error, commands[number:])
-                raise
+        """Do what was asked for, but for what has to wait."""
+        self._todo.extend(commands)
+        for _ in range(len(self._todo)):
+            command = self._todo[0]  # stays there until it is done: whoever asked must hear of a failure
+            if isinstance(command, _Call):
+                _fulfil(command, self._core)
+            elif self._waits(command):
+                self._todo.rotate(-1)
+                continue
+            else:
+                self._add(command.ask, command.read)
+            self._todo.popleft()
+
+    def _waits(self, command: _Add) -> bool:
+        """Whether others can run while a grammar is compiled for this one."""
+        core, params = self._core, command.ask.params
+        if not core.unfinished or command.ask.state != "coming" or isinstance(command.read, InputError):
+            return False
+        return isinstance(core, GenerationCore) and isinstance(params, SamplingParams) and not core.ready(params)
 
     def _add(self, ask: Ask, read: Input | InputError) -> None:
         if ask.state == "aborted" or self._inbox.closed:
@@ -136,10 +154,12 @@ class EngineThread:
         except Exception as error:  # not only InputError: one bad request must not end all others
             ask.state = "done"
             self._core.abort(ask.request_id)
-            ask.answer(ask.failed(read, str(error) if isinstance(error, InputError) else repr(error)))
+            told = isinstance(error, (InputError, AsleepError))
+            ask.answer(self._finished(ask, ask.failed(read, str(error) if told else repr(error))))
 
     def _start(self, ask: Ask, prompt: Input) -> None:
-        core: Any = self._core
+        core: Any = self._host._open.core
+        ask.reply = prompt.reply
         more = {"streams": ask.streams, "seed_index": ask.seed_index} if isinstance(core, GenerationCore) else {}
         core.add(ask.request_id, prompt, ask.params, arrival=ask.arrival, **more)
         ask.state = "running"
@@ -166,22 +186,46 @@ class EngineThread:
         for output in outputs:
             ask = self._asks.pop(output.request_id)
             ask.state = "done"
-            posts.setdefault(ask.post, []).append((ask.stream, output))
+            posts.setdefault(ask.post, []).append((ask.stream, self._finished(ask, output)))
         closed = {post for post, items in posts.items() if not post.send(items)}
         if closed:
             self._abort([ask for ask in self._asks.values() if ask.post in closed])
+
+    def _finished(self, ask: Ask, output: Any) -> Item:
+        """Count a finished output; a chat's gets its messages."""
+        known, params = self._host._loaded.tokenizer, ask.params
+        if ask.reply is not None and known is not None and isinstance(params, SamplingParams) and output.outputs:
+            output = with_messages(output, ask.reply, params, known)
+        self._host._meter.observe(output)
+        item: Item = output
+        return item
+
+    def sleep(self, level: int, mode: str) -> Future[None]:
+        """Put the engine's memory away between two steps, after ending what runs; from any thread."""
+
+        def begin(core: Core) -> None:
+            if mode == "abort":
+                self._abort(list(self._asks.values()))
+            if self._core.unfinished:
+                raise ParameterError("mode", mode, "abort while requests run")
+            self._settle()
+            self._host.sleep(level, mode)
+
+        return self.call(begin)
+
+    def _settle(self) -> None:
+        if isinstance(self._core, GenerationCore):
+            self._core.settle()
 
     def _finish(self, core: Core) -> None:
         self._inbox.close()
         self._abort(list(self._asks.values()))
 
-    def _die(self, error: BaseException, undone: Sequence[_Add | _Call] = ()) -> None:
+    def _die(self, error: BaseException) -> None:
         """Tell everyone who waits for this thread."""
-        if self._dead is not None:
-            return
         self._dead = error
         self._inbox.close()
-        for command in [*undone, *self._inbox.take(wait=False)]:
+        for command in [*self._todo, *self._inbox.take(wait=False)]:
             if isinstance(command, _Add):
                 command.ask.answer(self.death())
             elif not command.future.done():

@@ -15,6 +15,7 @@ from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Status
 from engine.schedule.scheduler import Scheduler
+from engine.speculate.proposer import Proposer
 from engine.stats import EngineStats
 from engine.step_counts import Step, StepCounts
 from engine.structured.masks import GrammarMasks
@@ -34,9 +35,12 @@ class GenerationCore:
         limits: Limits,
         tokenizer: Tokenizer | None,
         ahead: bool = True,
+        proposer: Proposer | None = None,
     ) -> None:
-        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked."""
+        """Take the runner over; ``ahead`` lets it start a step before the one before it is booked, ``proposer`` drafts
+        tokens for it to check."""
         self.model = model
+        self._proposer = proposer
         self._ahead = ahead
         self.runner = runner
         self.scheduler = Scheduler(limits)
@@ -106,6 +110,10 @@ class GenerationCore:
         """Begin with what requests that come soon need compiled, in another thread."""
         self._intake.prepare(params)
 
+    def ready(self, params: SamplingParams) -> bool:
+        """Whether ``add`` would not have to wait for something to be compiled, which this begins."""
+        return self._intake.ready(params)
+
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
 
@@ -113,16 +121,23 @@ class GenerationCore:
         whose tokens must be known before the next one can be planned is finished at once.
         """
         try:
-            plan = self.scheduler.schedule()
+            drafts = {} if self._proposer is None else self._proposer.drafts(self.scheduler.running)
+            plan = self.scheduler.schedule(drafts)
             launched = self._launch(plan) if plan.slices else None
             outputs = self._finish_launched()
             self._launched = launched
-            if launched is not None and not (self._ahead and self.runner.runs_ahead(plan)):
+            if launched is not None and not self._runs_ahead(plan):
                 outputs += self._finish_launched()
         except BaseException:
             self.reset_prefix_cache()  # it names blocks that a planned step would have written
             raise
         return outputs
+
+    def _runs_ahead(self, plan: StepPlan) -> bool:
+        """Whether the next step may be planned before this one's tokens are known."""
+        if self._proposer is not None and (plan.drafts or self._proposer.waits(self.scheduler.running)):
+            return False
+        return self._ahead and self.runner.runs_ahead(plan)
 
     def _launch(self, plan: StepPlan) -> Step:
         start = time.monotonic()
@@ -147,9 +162,14 @@ class GenerationCore:
         result = step.launched.result()
         now = time.monotonic()
         alive = [request for request in result.tokens if request.status is not Status.FINISHED]
-        finished = self.scheduler.update(step.plan, result.tokens)
+        accepted = {request: drafts.tokens for request, drafts in result.accepted.items()}
+        known = {request: len(request.output) - request.pending for request in accepted}
+        finished = self.scheduler.update(step.plan, result.tokens, accepted)
         finished += self._books.enter(step.plan, alive, result, now)
-        self._counts.add(step, len(alive), len(finished), result.device_seconds, now)
+        drawn = len(alive) + sum(len(r.output) - known[r] - 1 for r in alive if r in known)
+        self._counts.add(step, result, drawn, len(finished), now)
+        if self._proposer is not None and accepted:
+            self._proposer.learn(step.plan, {request: len(drafts) for request, drafts in accepted.items()})
         return self._books.collect(finished, now)
 
     def abort(self, request_id: str) -> RequestOutput | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import Any, Literal, Self
 from engine.args import EngineArgs
 from engine.build import Engine, build
 from engine.defaults import default_sampling_params
-from engine.device import describe, peak_memory, set_threads
+from engine.device import describe, peak_memory, release_memory, set_threads
 from engine.metrics import Metric, RequestMeter
 from engine.params import ParameterError, SamplingParams
 from engine.pooling import PoolingCore
@@ -110,13 +109,11 @@ class EngineHost:
 
     def close(self) -> None:
         """Give the model's and the cache's memory back; the LLM cannot be used after that."""
+        device = None if self._engine is None else self._engine.device
         self._engine = None
         self._sleep = Sleep()
-        gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if device is not None:
+            release_memory(device)
 
     def __enter__(self) -> Self:
         return self

@@ -85,6 +85,10 @@ class Intake:
         """Begin with what requests that come soon need compiled, in another thread."""
         self._grammars.prepare(one.structured_outputs for one in params)
 
+    def ready(self, params: SamplingParams) -> bool:
+        """Whether everything that a request needs compiled is there; begins to compile it where it is not."""
+        return params.structured_outputs is None or self._grammars.ready(params.structured_outputs)
+
     def matchers(self, requests: Sequence[Request]) -> dict[Request, Matcher]:
         """A matcher for each completion of a prompt whose output must have some form.
 

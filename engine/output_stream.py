@@ -127,7 +127,16 @@ class OutputStream:
         begun = self._head is not None  # else nothing has been given out
         if isinstance(final, EmbeddingRequestOutput) or self._kind is not RequestOutputKind.DELTA or not begun:
             return final
-        return replace(final, outputs=self._outputs(), prompt_logprobs=self._prompt_logprobs(final))
+        return replace(final, outputs=self._last_deltas(final), prompt_logprobs=self._prompt_logprobs(final))
+
+    def _last_deltas(self, final: RequestOutput) -> Sequence[CompletionOutput]:
+        """What is new in the completions that have news, and the messages of all that have one."""
+        deltas = {one.index: one for one in self._outputs()}
+        for one in final.outputs:
+            if one.message is not None:
+                nothing = replace(one, text="", token_ids=(), logprobs=one.logprobs and ())
+                deltas[one.index] = replace(deltas.get(one.index, nothing), message=one.message)
+        return [deltas[index] for index in sorted(deltas)]
 
     def _outputs(self) -> Sequence[CompletionOutput]:
         growths = self._growths

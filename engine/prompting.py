@@ -48,7 +48,7 @@ def with_params(prompts: Iterable[Prompt], params: Params | Iterable[Params], mo
     """Each prompt with its parameters: one for all, or one each.
 
     Raises:
-        ValueError: there are fewer parameters than prompts.
+        ValueError: there are fewer parameters than prompts, or a list of more.
     """
     if isinstance(params, (SamplingParams, PoolingParams)):
         yield from zip(prompts, itertools.repeat(params), strict=False)
@@ -61,6 +61,8 @@ def with_params(prompts: Iterable[Prompt], params: Params | Iterable[Params], mo
             yield prompt, next(each)
         except StopIteration:
             raise ValueError(f"{count} parameters for more prompts: give one for all or one each") from None
+    if isinstance(params, Sequence) and next(each, None) is not None:
+        raise ValueError(f"{len(params)} parameters for fewer prompts: give one for all or one each")
 
 
 def check_count(count: int | None, values: object, what: str) -> None:

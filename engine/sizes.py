@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -21,6 +22,7 @@ LARGE_DEVICE = 60 << 30
 # Tokens from which on a step's time grows with them: about FLOP/s over bytes/s (bf16: 165 on an H200, 230 on an H100),
 # and some more for what a step costs beside its products. On the CPU a few tokens suffice: nothing to pace.
 CUDA_BALANCE, CPU_BALANCE = 512, 0
+CPU_DRAFTED = 64  # tokens up to which drafts lengthen a step on the CPU; CUDA_BALANCE on CUDA
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Sizes:
     seqs: int
     block_size: int
     balance: int
+    draft_room: int
 
 
 def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> Sizes:
@@ -53,6 +56,7 @@ def choose_sizes(args: EngineArgs, spec: DecoderSpec, device: torch.device) -> S
         seqs=args.max_num_seqs or CPU_SEQS if cpu else _cuda_sequences(args.max_num_seqs, spec, length, device),
         block_size=args.block_size or (CPU_BLOCK if cpu else CUDA_BLOCK),
         balance=CPU_BALANCE if cpu else CUDA_BALANCE,
+        draft_room=0 if args.speculative_config is None else CPU_DRAFTED if cpu else CUDA_BALANCE,
     )
 
 
@@ -63,13 +67,17 @@ def model_length(asked: int | None, default: int, limit: int) -> int:
     return asked or default
 
 
-def cache_blocks(sizes: Sizes, spec: DecoderSpec, dtype: torch.dtype, memory: int) -> int:
-    """Blocks of the KV cache: as many as ``memory`` bytes hold, but no more than all sequences can fill.
+def block_bytes(sizes: Sizes, specs: Iterable[DecoderSpec], dtype: torch.dtype) -> int:
+    """Bytes of one block in the caches of all models together."""
+    return sum(bytes_per_block(sizes.block_size, s.kv_heads, s.head_dim, s.layers, dtype) for s in specs)
+
+
+def cache_blocks(sizes: Sizes, size: int, memory: int) -> int:
+    """Blocks of ``size`` bytes: as many as ``memory`` bytes hold, but no more than all sequences can fill.
 
     Raises:
         ParameterError: not even one sequence of the greatest length fits.
     """
-    size = bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
     per_sequence = -(-sizes.length // sizes.block_size)
     if memory // size < per_sequence:
         fits = max(0, memory // size * sizes.block_size)
@@ -92,8 +100,8 @@ def cache_memory(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, device: torc
     return int(free - total * (1 - args.gpu_memory_utilization)) - _step_memory(spec, sizes)
 
 
-def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.dtype) -> int:
-    """Blocks that preempted requests may keep in host memory; 0 recomputes them.
+def swap_slots(args: EngineArgs, size: int) -> int:
+    """Blocks of ``size`` bytes that preempted requests may keep in host memory; 0 recomputes them.
 
     Raises:
         ParameterError: the host has less memory free.
@@ -103,7 +111,7 @@ def swap_slots(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, dtype: torch.d
     memory, free = int(args.swap_space * (1 << 30)), psutil.virtual_memory().available
     if memory > free:
         raise ParameterError("swap_space", args.swap_space, f"at most {free / (1 << 30):.1f}, the GiB that are free")
-    return memory // bytes_per_block(sizes.block_size, spec.kv_heads, spec.head_dim, spec.layers, dtype)
+    return memory // size
 
 
 def _cuda_sequences(asked: int | None, spec: DecoderSpec, length: int, device: torch.device) -> int:
@@ -128,4 +136,4 @@ def _cuda_sequences(asked: int | None, spec: DecoderSpec, length: int, device: t
 def _step_memory(spec: DecoderSpec, sizes: Sizes) -> int:
     """Bytes to keep free for a step: activations, logits and scratch, with room for the allocator's gaps."""
     width = 3 * spec.intermediate_size + 8 * spec.hidden_size + 3 * spec.heads * spec.head_dim
-    return 4 * sizes.tokens * width + sizes.seqs * spec.vocab_size * 8 + CUDA_SCRATCH
+    return 4 * sizes.tokens * width + (sizes.seqs + sizes.draft_room) * spec.vocab_size * 8 + CUDA_SCRATCH

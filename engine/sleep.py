@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 
 from engine.build import Engine
+from engine.device import release_memory
+from engine.execute.logits_processing import Masks
 from engine.execute.runner import Launched
 from engine.model.encoder import Encoder
 from engine.model.placement import move_tensors
@@ -27,7 +28,7 @@ class AsleepError(RuntimeError):
 class _NoRunner:
     """Stands where the runner was."""
 
-    def launch(self, plan: StepPlan) -> Launched:
+    def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         raise AsleepError("the engine is asleep: call wake_up() first")
 
     def runs_ahead(self, plan: StepPlan) -> bool:
@@ -68,7 +69,7 @@ class Sleep:
         if self.asleep:
             if level == 2:
                 self._weights = None  # deeper: what level 1 has kept goes, too
-                _release(engine.device)
+                release_memory(engine.device)
             return
         core: Any = engine.core
         self.numerics = core.describe()
@@ -84,7 +85,7 @@ class Sleep:
             self._weights = None
         elif engine.device.type != "cpu":
             move_tensors(self._weights, torch.device("cpu"))
-        _release(engine.device)
+        release_memory(engine.device)
 
     def end(self, engine: Engine, tags: Iterable[str] | None = None) -> bool:
         """Bring back what the tags name (everything without them); gives whether the engine is wholly awake.
@@ -112,9 +113,3 @@ class Sleep:
                 core.runner = engine.parts.runner(self._weights)
             engine.parts.model, self._weights = self._weights, None
         return not self.asleep
-
-
-def _release(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

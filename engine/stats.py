@@ -26,8 +26,9 @@ class EngineStats:
     ``prompt_tokens`` counts prompt tokens of started requests, ``cached_tokens`` those of them taken from the prefix
     cache, ``computed_tokens`` every token that went through the model, ``recomputed_tokens`` those of them that
     preempted requests had to compute again. ``swapped_out`` and ``swapped_in`` count blocks that preempted requests
-    kept in host memory, and those that came back from there. ``startup`` holds seconds per phase (``load``, ``cache``,
-    ``tokenizer``...), ``device`` and ``numerics`` describe what computed.
+    kept in host memory, and those that came back from there. ``drafts`` counts the times that a request's next tokens
+    were drafted, ``drafted_tokens`` those tokens, ``accepted_tokens`` those of them that were right. ``startup`` holds
+    seconds per phase (``load``, ``cache``, ``tokenizer``...), ``device`` and ``numerics`` describe what computed.
 
     ``busy_seconds`` is the time in which a step was under way. ``flops`` and ``bytes`` are what the steps had to
     compute and to move at least (``engine.costs``), ``step_groups`` the same by arithmetic intensity.
@@ -40,6 +41,9 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     computed_tokens: int = 0
+    drafts: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     output_tokens: int = 0
     finished_requests: int = 0
     preemptions: int = 0
@@ -63,3 +67,13 @@ class EngineStats:
     device: Mapping[str, str] = field(default_factory=dict)
     numerics: Mapping[str, str] = field(default_factory=dict)
     timeline: tuple[TimelinePoint, ...] = ()
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """The share of drafted tokens that were right; ``None`` where nothing was drafted."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
+
+    @property
+    def mean_accepted_length(self) -> float | None:
+        """Tokens that a request gained from a step with drafts, the one drawn behind them included, on average."""
+        return 1 + self.accepted_tokens / self.drafts if self.drafts else None

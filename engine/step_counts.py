@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.costs import Cost, StepGroups
-from engine.execute.runner import Launched
+from engine.execute.runner import Launched, StepResult
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.scheduler import Scheduler
 from engine.stats import EngineStats, TimelinePoint
@@ -37,13 +37,13 @@ class StepCounts:
         self._timeline = Timeline()
         self._groups = StepGroups()
 
-    def add(self, step: Step, drawn: int, finished: int, device_seconds: float | None, now: float) -> None:
+    def add(self, step: Step, result: StepResult, drawn: int, finished: int, now: float) -> None:
         """Count a step that is computed now, drew ``drawn`` tokens and finished ``finished`` requests."""
         old, pool, slices = self._totals, self._scheduler.kv.pool, step.plan.slices
         seconds = now - max(step.start, self.booked)
         device = old.device_busy_seconds
-        if device_seconds is not None:
-            device = (device or 0.0) + device_seconds
+        if result.device_seconds is not None:
+            device = (device or 0.0) + result.device_seconds
         prompt_tokens, cached_tokens = _started(slices)
         self._totals = replace(
             old,
@@ -51,6 +51,9 @@ class StepCounts:
             prompt_tokens=old.prompt_tokens + prompt_tokens,
             cached_tokens=old.cached_tokens + cached_tokens,
             computed_tokens=old.computed_tokens + step.plan.tokens,
+            drafts=old.drafts + len(step.plan.drafts),
+            drafted_tokens=old.drafted_tokens + sum(map(len, step.plan.drafts.values())),
+            accepted_tokens=old.accepted_tokens + sum(len(drafts.tokens) for drafts in result.accepted.values()),
             output_tokens=old.output_tokens + drawn,
             finished_requests=old.finished_requests + finished,
             peak_running=max(old.peak_running, len(slices)),

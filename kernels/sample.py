@@ -66,7 +66,7 @@ def draw(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> torch.Tens
         return sample(logits, rows, filtered, ranked=False).tokens
     from kernels.cpu import sample as cpu
 
-    return cpu.draw(penalise(logits.float(), rows), rows)
+    return cpu.draw(logits.float(), rows)
 
 
 def reference(logits: torch.Tensor, rows: SamplingRows) -> Sampled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,17 @@ class BatchRows:
 
     def __getitem__(self, request: Request) -> Row:
         return self._rows[request]
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._rows
+
+    def feed(self, tokens: Mapping[Request, int]) -> None:
+        """Tell the device the last tokens of requests that it did not draw them for."""
+        if not tokens:
+            return
+        numbers = np.array([(self._rows[request].number, token) for request, token in tokens.items()], np.int64).T
+        where, what = to_device(numbers, self.device)
+        self.state.last[where] = what
 
     def follow(self, slices: Sequence[Slice]) -> None:
         """Take rows back from requests that no longer run, give new ones out, and send what the device lacks."""

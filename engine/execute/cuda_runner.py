@@ -22,6 +22,7 @@ from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
 from engine.execute.transfer import to_device
+from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
@@ -65,7 +66,7 @@ class CudaModelRunner:
         self._rows = BatchRows(max_seqs, -(-max_len // block_size), device)
         self._processor = LogitsProcessor(spec.vocab_size, device)
         pieces = max_seqs * -(-max_len // PIECE)
-        most = row_bucket(max_seqs)  # padding included
+        self._most = most = row_bucket(max_seqs)  # sequences that decode, padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
@@ -77,12 +78,9 @@ class CudaModelRunner:
     def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         """Start one step; its tokens are on their way to the host when this returns. ``masks``: of grammars."""
         self._rows.follow(plan.slices)
-        decoding: list[Slice] = []
-        others: list[Slice] = []
-        for part in plan.slices:  # the device itself drew the token of those that decode
-            decodes = part.stop - part.start == 1 and part.samples and self._rows[part.request].fed == part.start
-            (decoding if decodes else others).append(part)
-        layout = self._lay_out(decoding, others)
+        decoding, others = self._decoding(plan)
+        layout = self._lay_out(plan, decoding, others)
+        rows = Rows.of(plan, layout.sampling)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
         self._follow(layout.sampling)
@@ -92,11 +90,13 @@ class CudaModelRunner:
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        self._draw_processed(computed, layout.sampling, {} if masks is None else masks())
+        self._draw_processed(computed, rows.parts, {} if masks is None else masks())
         for part in layout.sampling:
             self._rows[part.request].fed = part.stop
-        logprobs = self._logprobs(computed, layout.sampling)
-        return Launched(layout.sampling, computed.tokens, logprobs, scored, began)
+        for part, count in zip(layout.sampling, rows.counts, strict=False):
+            if count > 1:  # which of its tokens is the last one is not known yet
+                self._rows[part.request].fed = -1
+        return Launched(rows, computed.tokens, self._logprobs(computed, rows.parts), scored, began)
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Always: what a draw depends on beside the model is on the device."""
@@ -112,11 +112,31 @@ class CudaModelRunner:
             "kernels": kernel_id(self.device),
         }
 
-    def _lay_out(self, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
+    def _decoding(self, plan: StepPlan) -> tuple[list[Slice], list[Slice]]:
+        """The slices of one token that draw the next one, which attend as decoding sequences do, and the others.
+
+        The device itself drew the token of nearly all that decode; it is told the others', as of those whose last step
+        had drafts.
+        """
+        decoding: list[Slice] = []
+        others: list[Slice] = []
+        known: dict[Request, int] = {}
+        for part in plan.slices:
+            if part.stop - part.start > 1 or not part.samples:
+                others.append(part)
+                continue
+            decoding.append(part)
+            if self._rows[part.request].fed != part.start:
+                (known[part.request],) = plan.token_ids(part)
+        if known:
+            self._rows.feed(known)
+        return decoding, others
+
+    def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
         spec = self.model.spec
         geometry = Geometry(spec.heads, spec.kv_heads, spec.head_dim)
         padded = self._graphs is not None and self._captured(others)
-        layout = lay_out(decoding, others, self._rows, geometry, padded)
+        layout = lay_out(plan, decoding, others, self._rows, geometry, padded)
         shared = self._shared is not None and self._shared.follow(decoding)
         return replace(layout, shape=replace(layout.shape, shared=shared))
 
@@ -143,7 +163,7 @@ class CudaModelRunner:
 
     def _batch(self, shape: StepShape, inputs: Mapping[str, torch.Tensor]) -> DecoderBatch:
         """Tokens, their places in the cache, and attention's work."""
-        state, positions, count = self._rows.state, inputs["positions"], shape.rows
+        state, positions, count = self._rows.state, inputs["positions"], min(shape.rows, self._most)
         ids, decoding = inputs.get("ids"), inputs.get("decoding")
         tokens = token_inputs(state, positions, inputs["owners"], ids, decoding, count, self.block_size)
         prefixes = self._shared.prefixes if self._shared is not None and shape.shared else None

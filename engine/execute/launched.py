@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from engine.execute.logprobs import RowLogprobs, in_order
 from engine.execute.runner import StepResult
 from engine.execute.transfer import to_host
-from engine.schedule.plan import Slice
+from engine.execute.verify import Rows
 from engine.schedule.request import Request
 
 
@@ -18,17 +19,18 @@ class Launched:
 
     def __init__(
         self,
-        parts: Sequence[Slice],
+        rows: Rows,
         tokens: torch.Tensor,
         logprobs: RowLogprobs | None,
         scored: Mapping[Request, Sequence[RowLogprobs]],
         began: torch.cuda.Event | None,
     ) -> None:
-        """Take the slices that sample, the tokens drawn for them, scores of prompts, and the start."""
-        self._requests = [part.request for part in parts]
+        """Take what the rows are for, the tokens drawn there, their log-probabilities, scores of prompts, and the
+        start."""
+        self._rows = rows
         self._logprobs = logprobs
         self._scored = scored
-        self._tokens = to_host(tokens[: len(parts)])
+        self._tokens = to_host(tokens[: len(rows.parts)])
         self._began = began
         self._ready = start_clock(tokens.device)
 
@@ -36,13 +38,14 @@ class Launched:
         """Wait for the step and give its result."""
         if self._ready is not None:
             self._ready.synchronize()
-        tokens = dict(zip(self._requests, self._tokens.tolist(), strict=True))
-        found = {} if self._logprobs is None else self._logprobs.by_row()
-        logprobs = {self._requests[row]: scored for row, scored in found.items()}
+        logprobs = {} if self._logprobs is None else self._logprobs.by_row()
         seconds = None
         if self._began is not None and self._ready is not None:
             seconds = self._began.elapsed_time(self._ready) / 1e3
-        return StepResult(tokens, logprobs, {r: in_order(chunks) for r, chunks in self._scored.items()}, seconds)
+        scored = {request: in_order(chunks) for request, chunks in self._scored.items()}
+        return replace(
+            self._rows.result(self._tokens.tolist(), logprobs), prompt_logprobs=scored, device_seconds=seconds
+        )
 
 
 def start_clock(device: torch.device) -> torch.cuda.Event | None:

@@ -6,7 +6,7 @@ which no bias, no penalty and no temperature changes, so that masks may be appli
 bias has to come before the penalties. Hence ``process`` does biases and all masks, and the sampling kernel begins with
 the penalties, whose parameters ``process`` returns.
 
-Where nothing is left of a row, token 0 is drawn.
+Where nothing is left of a row, token 0 is drawn, or with a grammar's mask one of its tokens.
 """
 
 from __future__ import annotations

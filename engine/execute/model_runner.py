@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from engine.execute.logprobs import ROWS, RowLogprobs, in_order
 from engine.execute.runner import StepResult
 from engine.execute.sampler import Sampler
 from engine.execute.transfer import to_device
+from engine.execute.verify import Rows
 from engine.logprobs import RawLogprobs
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
@@ -58,24 +59,22 @@ class ModelRunner:
     def _execute(self, plan: StepPlan, masks: Masks | None) -> StepResult:
         sampling = [part for part in plan.slices if part.samples]
         hidden = self.model.hidden_states(self._batch(plan), self.caches)  # [tokens, hidden]
-        ends, at = {}, 0
+        ends: list[int] = []
+        at = 0
         scored: dict[Request, Sequence[RawLogprobs]] = {}
         for part in plan.slices:
             length = part.stop - part.start
-            ends[part.request] = at + length - 1
+            ends += range(at + length - plan.rows(part), at + length)
             if part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1:
                 scored[part.request] = in_order(score_prompt(self.model, hidden[at : at + length], part))
             at += length
         if not sampling:
             return StepResult({}, {}, scored)
-        rows = torch.tensor([ends[part.request] for part in sampling], device=self.device)
-        logits = self.model.logits(hidden[rows])
-        tokens = self._sampler.draw(logits, sampling, {} if masks is None else masks())
-        return StepResult(
-            {part.request: token for part, token in zip(sampling, tokens.tolist(), strict=True)},
-            {sampling[row].request: raw for row, raw in self._logprobs(logits, tokens, sampling).items()},
-            scored,
-        )
+        logits = self.model.logits(hidden[torch.tensor(ends, device=self.device)])
+        rows = Rows.of(plan, sampling)
+        tokens = self._sampler.draw(logits, rows.parts, {} if masks is None else masks())
+        result = rows.result(tokens.tolist(), self._logprobs(logits, tokens, rows.parts))
+        return replace(result, prompt_logprobs=scored)
 
     def _logprobs(self, logits: torch.Tensor, tokens: torch.Tensor, parts: Sequence[Slice]) -> dict[int, RawLogprobs]:
         """Log-probabilities for the rows that ask for them."""
@@ -99,7 +98,7 @@ class ModelRunner:
         positions: list[int] = []
         starts = [0]
         for part in plan.slices:
-            tokens += part.request.tokens(part.start, part.stop)
+            tokens += plan.token_ids(part)
             positions += range(part.start, part.stop)
             starts.append(len(tokens))
         width = max(len(part.request.blocks) for part in plan.slices)

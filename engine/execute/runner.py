@@ -13,9 +13,18 @@ from engine.schedule.request import Request
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """Drafts that equal the tokens drawn in their places, with log-probabilities where they are asked for."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[RawLogprobs] = ()
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step produced: a token for each slice that samples, and log-probabilities where they are asked for.
 
+    ``accepted``: for each request with drafts those that were right; its token is the one drawn behind them.
     ``device_seconds``: how long the device computed, by its own clock; ``None`` where it has none of its own.
     """
 
@@ -23,6 +32,7 @@ class StepResult:
     logprobs: Mapping[Request, RawLogprobs] = field(default_factory=dict)
     prompt_logprobs: Mapping[Request, Sequence[RawLogprobs]] = field(default_factory=dict)
     device_seconds: float | None = None
+    accepted: Mapping[Request, Accepted] = field(default_factory=dict)
 
 
 class Launched(Protocol):

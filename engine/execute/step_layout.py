@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from engine.execute.batch_rows import BatchRows
-from engine.schedule.plan import Slice
+from engine.schedule.plan import Slice, StepPlan
 from kernels.cuda.prefill import prefill_tiles, tile_tokens
 
 Ints = npt.NDArray[np.int32]
@@ -23,7 +23,7 @@ NOTHING = -1  # in place of a token's number: the row draws nothing
 class StepShape:
     """Sizes of a step's tensors, padding included; one graph is captured for each.
 
-    ``rows``: sequences that draw a token; no more than those decode, and they come first among the tokens. ``tiles``:
+    ``rows``: tokens that are drawn; no more than those decode, and they come first among the tokens. ``tiles``:
     programs of prefill attention, 0 where the step only decodes, so that every token is a row. ``filtered``: some row
     has top_k, top_p or min_p. ``shared``: some decoding sequences share leading blocks.
     """
@@ -45,7 +45,7 @@ class StepShape:
 
 @dataclass(frozen=True)
 class StepLayout:
-    """A step on the host: its shape, its numbers [sum of the sections], and whose token each row draws."""
+    """A step on the host: its shape, its numbers [sum of the sections], and the slices that its rows are for."""
 
     shape: StepShape
     numbers: Ints
@@ -62,13 +62,15 @@ class Geometry:
 
 
 def lay_out(
-    decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry, padded: bool
-) -> StepLayout:
-    """Decoding sequences first, each with the token drawn last, then the slices of prompts.
+    plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry,
+    padded: bool,
+) -> StepLayout:  # fmt: skip
+    """Decoding sequences first, each with the token drawn last, then the slices of prompts and those with drafts.
 
     Args:
-        decoding: slices of one token that the device drew.
-        others: slices whose tokens the host knows.
+        plan: the step's.
+        decoding: its slices of one token, which the device has.
+        others: its slices whose tokens the host sends.
         rows: where the requests' state is.
         geometry: of the model.
         padded: round sizes up to those that are captured.
@@ -82,11 +84,12 @@ def lay_out(
         _fill_tokens(named(numbers, shape), decoding, rows)
         return StepLayout(shape, numbers, sampling)
     tiles = _tiles(decoding, others, rows, geometry)
-    shape = _mixed_shape(decoding, others, len(sampling), len(tiles), filtered, geometry, padded)
+    drawn = sum(plan.rows(part) for part in sampling) if plan.drafts else len(sampling)
+    shape = _mixed_shape(decoding, others, drawn, len(tiles), filtered, geometry, padded)
     numbers = _padding(shape, rows.padding)
     inputs = named(numbers, shape)
     _fill_tokens(inputs, [*decoding, *others], rows)
-    _fill_prompts(inputs, decoding, others)
+    _fill_prompts(inputs, plan, len(decoding), others)
     inputs["tiles"][: tiles.size] = tiles.reshape(-1)
     return StepLayout(shape, numbers, sampling)
 
@@ -153,20 +156,20 @@ def _fill_tokens(inputs: dict[str, Ints], parts: Sequence[Slice], rows: BatchRow
         at += length
 
 
-def _fill_prompts(inputs: dict[str, Ints], decoding: Sequence[Slice], others: Sequence[Slice]) -> None:
+def _fill_prompts(inputs: dict[str, Ints], plan: StepPlan, decoding: int, others: Sequence[Slice]) -> None:
     """Tokens that the host knows, and where the tokens stand that the next ones are drawn from."""
-    at = len(decoding)
+    at = decoding
     inputs["decoding"][0] = at
     inputs["ids"][:at] = DRAWN
     inputs["ends"][:at] = np.arange(at)
     row = at
     for part in others:
         length = part.stop - part.start
-        inputs["ids"][at : at + length] = part.request.tokens(part.start, part.stop)
+        inputs["ids"][at : at + length] = plan.token_ids(part)
         at += length
-        if part.samples:
-            inputs["ends"][row] = at - 1
-            row += 1
+        drawn = plan.rows(part)
+        inputs["ends"][row : row + drawn] = np.arange(at - drawn, at)
+        row += drawn
 
 
 def _tiles(decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry) -> Ints:

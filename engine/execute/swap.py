@@ -91,13 +91,17 @@ class SwappingRunner:
     """Makes a plan's copies before the runner behind it launches the plan."""
 
     def __init__(self, inner: CachedRunner, slots: int) -> None:
-        """Room for ``slots`` blocks on the host."""
+        """Room for ``slots`` blocks on the host; a draft model's layers have blocks of another size."""
         self.inner = inner
-        self._space = SwapSpace(inner.caches, slots, pin=inner.device.type == "cuda")
+        alike: dict[torch.Size, list[LayerCache]] = {}
+        for cache in inner.caches:
+            alike.setdefault(cache.keys.shape, []).append(cache)
+        self._spaces = [SwapSpace(caches, slots, pin=inner.device.type == "cuda") for caches in alike.values()]
 
     def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         """Start one step, copies first."""
-        self._space.execute(plan)
+        for space in self._spaces:
+            space.execute(plan)
         return self.inner.launch(plan, masks)
 
     def runs_ahead(self, plan: StepPlan) -> bool:

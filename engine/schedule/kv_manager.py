@@ -24,6 +24,7 @@ class KVManager:
         self.pool = BlockPool(limits.blocks)
         self.cache = PrefixCache(self.pool, limits.block_size, limits.prefix_caching)
         self.slots = SwapSlots(limits.swap_slots)
+        self.limits = limits
         self._size = limits.block_size
         self._out: list[tuple[int, int]] = []
         self._in: list[tuple[int, int]] = []

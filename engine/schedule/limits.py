@@ -22,6 +22,7 @@ class Limits:
         balance: tokens of a step that uses the device well, for ``Pacing``; 0 paces nothing.
         admission_control: start a request only where the running ones leave room for its whole life (``Admission``).
         swap_slots: blocks that preempted requests may keep in host memory; 0 recomputes them.
+        draft_room: drafts lengthen a step up to so many tokens; beyond, they would cost more than they may gain.
     """
 
     max_tokens: int
@@ -34,3 +35,4 @@ class Limits:
     balance: int = 0
     admission_control: bool = False
     swap_slots: int = 0
+    draft_room: int = 0

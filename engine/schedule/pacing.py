@@ -136,9 +136,9 @@ class _Ends:
     """The greatest number of steps that any of a set of requests may need, by their bounds.
 
     A heap of the steps in which they would end if they ran from now on; O(log n) amortised. Finished requests are
-    forgotten lazily. One that waited, or whose prompt took steps, ends later than its entry says: entries are put right
-    when they reach the top, so that the maximum is exact for the request on top, and a request that starts late gets a
-    new entry.
+    forgotten lazily. One that waited, or whose prompt took steps, ends later than its entry says, and one whose drafts
+    were right ends earlier: entries are put right when they reach the top, so that the maximum is exact for the request
+    on top, and a request that starts late gets a new entry.
     """
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ class _Ends:
             end, _, _, request = self._heap[0]
             if request.status is Status.FINISHED:
                 heapq.heappop(self._heap)
-            elif -end < now + remaining(request):
+            elif -end != now + remaining(request):
                 heapq.heapreplace(self._heap, self._entry(request, now))
             else:
                 return -end - now

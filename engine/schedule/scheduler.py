@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from engine.schedule.admission import Admission
+from engine.schedule.drafts import take_drafts
 from engine.schedule.kv_manager import KVManager
 from engine.schedule.limits import Limits
 from engine.schedule.output_lengths import OutputLengths
@@ -16,6 +17,8 @@ from engine.schedule.pacing import Pacing, StepBudget
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.policy import Order
 from engine.schedule.request import PENDING, Request, Status
+
+NONE: Mapping[Request, Sequence[int]] = {}
 
 
 class Scheduler:
@@ -29,6 +32,10 @@ class Scheduler:
     Steps may be launched ahead: ``advance`` books a launched plan as computed, with ``PENDING`` for the tokens that it
     draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
     turns out to end it may have been planned once too often; what that step computes for it is dropped.
+
+    A request may be offered *drafts*, guesses of its next tokens: they lengthen its slice as far as budget and free
+    blocks reach, and nobody is preempted for them. ``update`` books those that were right, and the token after them;
+    what was computed behind that is overwritten later, and was never published.
 
     A full block is published when the slice that fills it is planned: steps run in order, and within a step every layer
     writes all keys before any query reads them, so a request that starts later in the same plan may share it already.
@@ -66,34 +73,48 @@ class Scheduler:
         self.pacing.add(request, self._step)
         self._queue(request)
 
-    def schedule(self) -> StepPlan:
-        """Plan the next step; its plan is empty only when nothing is unfinished."""
+    def schedule(self, drafts: Mapping[Request, Sequence[int]] = NONE) -> StepPlan:
+        """Plan the next step; its plan is empty only when nothing is unfinished.
+
+        Args:
+            drafts: guesses of requests' next tokens; the plan says which of them it takes.
+        """
         budget = self.pacing.budget(self._step, len(self.running))
         slices, preempted = self._continue_running(budget)
         if not preempted:
             slices += self._admit_waiting(budget)
+        taken = take_drafts(slices, drafts, budget.tokens, self.kv, len(self.running)) if drafts else {}
         self._step += 1
         # A plan without slices is not launched: the copies wait for the next one, as no kernel runs in between.
-        return StepPlan(tuple(slices), *self.kv.copies()) if slices else StepPlan(())
+        return StepPlan(tuple(slices), *self.kv.copies(), taken) if slices else StepPlan(())
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
+        drafts = plan.drafts
         for request, _, stop, samples, _ in plan.slices:
-            self._progress(request, stop)
+            self._progress(request, stop - len(drafts[request]) if drafts and request in drafts else stop)
             if samples:
                 request.output.append(PENDING)
 
-    def update(self, plan: StepPlan, sampled: Mapping[Request, int]) -> list[Request]:
+    def update(
+        self, plan: StepPlan, sampled: Mapping[Request, int], accepted: Mapping[Request, Sequence[int]] = NONE
+    ) -> list[Request]:
         """Book a computed step: progress, new tokens, newly full blocks; return the requests that it finished.
 
         Args:
             plan: the plan of the step.
             sampled: the token drawn for each slice that samples.
+            accepted: the drafts that turned out right, which come before that token; none without an entry.
         """
-        finished = []
+        finished, drafts = [], plan.drafts
         for request, _, stop, samples, epoch in plan.slices:
             if request.status is Status.FINISHED:
                 continue  # ended by an earlier step's token, or by the caller, while this step ran
+            if drafts and request in drafts:
+                new = [*accepted.get(request, ()), sampled[request]]
+                if self._book_drafted(request, stop - len(drafts[request]), epoch, new):
+                    finished.append(request)
+                continue
             if epoch == request.preemptions:
                 if stop > request.computed:
                     self._progress(request, stop)
@@ -111,11 +132,11 @@ class Scheduler:
     def finish(self, request: Request, reason: str, stop_reason: int | str | None = None) -> bool:
         """End a request from outside: a stop string was found, its grammar cannot go on, or the caller aborts it.
 
-        A stop string in the token that reached the bound counts for more than the bound, an error for more than
-        either. Gives whether the request was unfinished until now.
+        A stop string counts for more than the bound that the same token reached, or a stop id that was drawn behind it;
+        an error for more than either. Gives whether the request was unfinished until now.
         """
         unfinished = request.status is not Status.FINISHED
-        if unfinished or reason == "error" or (reason == "stop" and request.finish_reason == "length"):
+        if unfinished or reason == "error" or (reason == "stop" and request.finish_reason in ("length", "stop")):
             request.finish_reason, request.stop_reason = reason, stop_reason
         if unfinished:
             self._retire(request)
@@ -176,6 +197,17 @@ class Scheduler:
         for entry in deferred:
             heapq.heappush(self._waiting, entry)
         return slices
+
+    def _book_drafted(self, request: Request, total: int, epoch: int, new: Sequence[int]) -> bool:
+        """Book the tokens that follow the first ``total`` ones, up to one that ends the request; whether one does."""
+        for produced, token in enumerate(new, start=total - len(request.prompt) + 1):
+            request.output[produced - 1 : produced] = [token]
+            if _reached_end(request, produced):
+                break
+        if epoch == request.preemptions:
+            self._progress(request, request.total - 1)
+            self.kv.cache.publish(request, request.computed)
+        return request.finish_reason is not None
 
     def _plan(self, request: Request, stop: int) -> Slice:
         """The request's slice up to ``stop``, whose blocks it has."""

@@ -63,6 +63,10 @@ class GrammarCompiler:
                 if one is not None:
                     self._begin(one)
 
+    def ready(self, wanted: StructuredOutputsParams) -> bool:
+        """Whether ``compile`` would not have to wait; begins to compile where it would."""
+        return self._tokenizer is None or self._begin(wanted).done()
+
     def compile(self, wanted: StructuredOutputsParams, end_ids: Collection[int]) -> Grammar:
         """The grammar, which may have been compiled before, for an output that ``end_ids`` can end.
 

@@ -12,6 +12,7 @@ from engine.text.conversation import read_messages, read_tools
 from engine.text.template import ChatTemplateError, ContentFormat, TemplateTraits, read_template, template_traits
 
 FORMATS = ("auto", "string", "openai")
+_TAIL = 64  # characters taken for the beginning of the answer where a template writes the rest of the prompt anew, too
 # Variables that transformers gives every template, and those that the other options of a chat set.
 _GIVEN = ("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "bos_token", "eos_token")
 _OPTIONS = ("chat_template", "chat_template_content_format", "add_generation_prompt", "continue_final_message", "tools")
@@ -121,7 +122,10 @@ def render_chat(hf: Any, messages: Sequence[Any], options: ChatOptions, beginnin
     if options.continue_final_message:
         last = read[-1]["content"]
         return RenderedChat(text, last if isinstance(last, str) else "".join(part["text"] for part in last))
-    return RenderedChat(text, text.removeprefix(render(False)) if options.add_generation_prompt else "")
+    if not options.add_generation_prompt:
+        return RenderedChat(text)
+    before = render(False)
+    return RenderedChat(text, text[len(before) :] if text.startswith(before) else text[-_TAIL:])
 
 
 def _template(hf: Any, given: str | Path | None, tools: Sequence[Any] | None) -> str:

@@ -143,6 +143,22 @@ def _dense(y: Any, limit: Any, seed: Any, position: Any, scores: Any, words: Any
 
 
 @numba.njit(**PARALLEL)
+def _penalise(
+    logits: Any, occurrences: Any, states: Any, presence: Any, frequency: Any, repetition: Any, out: Any
+) -> None:
+    """``kernels.sample.penalise``: logits, out [rows, vocab] float32, the others as in ``SamplingRows``."""
+    for row in numba.prange(logits.shape[0]):
+        x, seen, y = logits[row], occurrences[states[row]], out[row]
+        factor, once, each = repetition[row], presence[row], frequency[row]
+        for i in range(x.size):
+            value = x[i]
+            if seen[i] > 0:
+                value = value / factor if value > 0 else value * factor
+            output = seen[i] >> 1
+            y[i] = value - each * np.float32(output) - (once if output > 0 else np.float32(0))
+
+
+@numba.njit(**PARALLEL)
 def _candidates(
     logits: Any, temperature: Any, top_k: Any, top_p: Any, log_min_p: Any, seeds: Any, positions: Any, found: Any,
     values: Any, words: Any, counts: Any,
@@ -198,14 +214,14 @@ def _candidates(
 
 
 def draw(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    """``kernels.sample.draw`` for logits [rows, vocab] float32 after the penalties: tokens [rows] int64."""
+    """``kernels.sample.draw`` for logits [rows, vocab] float32: tokens [rows] int64."""
     count = logits.shape[0]
     found, words = np.zeros((2, count, ROOM), np.int64)
     values, counts = np.zeros((count, ROOM), np.float32), np.zeros(count, np.int64)
     use_threads(count, 1)
     _candidates(
-        logits.contiguous().numpy(), rows.temperature.numpy(), rows.top_k.numpy(), rows.top_p.numpy(),
-        rows.min_p.log().numpy(), rows.seeds.numpy().view(np.uint64),
+        _penalised(logits.contiguous().numpy(), rows), rows.temperature.numpy(), rows.top_k.numpy(),
+        rows.top_p.numpy(), rows.min_p.log().numpy(), rows.seeds.numpy().view(np.uint64),
         (rows.positions & 0xFFFFFFFF).numpy().view(np.uint64), found, values, words, counts,
     )  # fmt: skip
     tokens = torch.from_numpy(found[:, 0].copy())
@@ -214,3 +230,13 @@ def draw(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
         scores = torch.from_numpy(values[row, :several]) + to_gumbel(torch.from_numpy(words[row, :several]))
         tokens[row] = int(found[row, int(scores.argmax())])
     return tokens
+
+
+def _penalised(logits: Any, rows: SamplingRows) -> Any:
+    if rows.occurrences is None:
+        return logits
+    fields = (rows.occurrences, rows.states, rows.presence, rows.frequency, rows.repetition)
+    arrays = [field.contiguous().numpy() for field in fields if field is not None]
+    out = np.empty_like(logits)
+    _penalise(logits, *arrays, out)
+    return out

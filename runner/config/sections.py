@@ -59,6 +59,7 @@ class NativeEngine(Section):
     skinny_gemm: bool = True
     fused_gate: bool = True
     programmatic_launch: bool = True
+    speculative_config: dict[str, Any] | None = None
     skip_tokenizer_init: bool = False
 
 

@@ -260,6 +260,24 @@ METRICS: tuple[Metric, ...] = (
         better="lower",
     ),
     Metric(
+        "drafts/accepted",
+        "Drafted tokens accepted",
+        "share",
+        "Drafted tokens that the model itself drew in their places, divided by all drafted tokens, in the last "
+        "session.",
+        "engine",
+        better="higher",
+    ),
+    Metric(
+        "drafts/length",
+        "Tokens per drafted step",
+        "tokens",
+        "Tokens that a sequence gained from a step with drafts of it, the one drawn behind them included, on average "
+        "in the last session.",
+        "engine",
+        better="higher",
+    ),
+    Metric(
         "peak_memory_mib",
         "Resident memory, peak",
         "MiB",

@@ -128,6 +128,9 @@ def _engine(
     metrics["prefix_hit_rate"] = rows["tokens/cached"] / prompt if prompt else None
     metrics["kv_use/peak"] = stats.peak_kv_blocks / blocks if blocks else None
     metrics["running/peak"] = stats.peak_running
+    metrics |= {"drafts/accepted": stats.acceptance_rate, "drafts/length": stats.mean_accepted_length}
+    if not stats.drafts:
+        notes |= dict.fromkeys(("drafts/accepted", "drafts/length"), "no tokens were drafted")
     metrics["peak_memory_mib"] = peak_memory_mib()
     if not prompt:
         notes["prefix_hit_rate"] = "no prompt tokens"

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 from engine import LLM, AsyncLLM, RequestOutput, RequestOutputKind, SamplingParams
 from engine.execute.model_runner import Done
 from engine.execute.runner import StepResult
-from engine.execute.sampler import RawLogprobs
 from engine.generation import GenerationCore
+from engine.logprobs import RawLogprobs
 from engine.model.files import resolve_model
 from engine.schedule.limits import Limits
 from engine.schedule.plan import Slice, StepPlan
@@ -98,7 +100,8 @@ def draw(request: Request, place: int) -> int:
 
 
 def score(token: int, count: int) -> RawLogprobs:
-    return RawLogprobs(token, -0.5 - token % 7, 1 + token % 5, tuple((other, -1.0 - other) for other in range(count)))
+    values, ids = -1.0 - np.arange(count, dtype=np.float32), np.arange(count, dtype=np.int32)
+    return RawLogprobs(token, -0.5 - token % 7, 1 + token % 5, values, ids)
 
 
 def prompt_scores(part: Slice) -> list[RawLogprobs]:

@@ -184,8 +184,8 @@ def scripted(smol: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     runner: Any = smol._open.core.runner  # type: ignore[union-attr]
     launch = runner.launch
 
-    def scripted_launch(plan: Any) -> Any:
-        done = launch(plan)
+    def scripted_launch(*given: Any) -> Any:
+        done = launch(*given)
         tokens = dict(done.value.tokens)
         for request in tokens:
             script = next((ids for ids, seed in SCRIPTS.items() if request.params.seed == seed), None)

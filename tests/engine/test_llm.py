@@ -109,7 +109,7 @@ def test_failed_step_leaves_no_block_in_the_prefix_cache_that_it_did_not_write(
     expected = outputs(llm, prompt, greedy())[0].outputs[0].token_ids
     llm.reset_prefix_cache()
 
-    def fail(plan: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise MemoryError("no room for the step")
 
     with monkeypatch.context() as patch:

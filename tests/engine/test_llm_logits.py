@@ -167,7 +167,7 @@ def test_a_request_alone_draws_what_it_draws_in_company(smol: LLM, limited: Limi
 
 def test_bad_words_without_a_tokenizer_are_refused(smol: LLM, limited: Limited) -> None:
     llm: Any = limited(smol)
-    llm._open.core._bad_words._tokenizer = None
+    llm._open.core._intake._bad_words._tokenizer = None
     (result,) = outputs(llm, {"prompt_token_ids": [5]}, greedy(bad_words=["a"]))
     assert "bad_words need a tokenizer, but skip_tokenizer_init is set" in (result.error or "")
     assert complete(smol, LIST, max_tokens=1).token_ids

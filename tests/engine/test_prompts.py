@@ -75,6 +75,8 @@ def test_generate_takes_any_iterable(smol: LLM) -> None:
     assert smol.generate([], use_tqdm=False) == []
     with pytest.raises(ValueError, match="2 parameters for more prompts"):
         smol.generate(iter(texts), [greedy()] * 2, use_tqdm=False)
+    with pytest.raises(ValueError, match="4 parameters for fewer prompts"):
+        smol.generate(iter(texts), [greedy(max_tokens=1)] * 4, use_tqdm=False)
 
 
 def test_tokenization_runs_beside_the_engine_in_order(

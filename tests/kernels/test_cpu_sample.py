@@ -52,6 +52,23 @@ def test_tokens_are_those_of_the_definition(vocab: int, spread: float) -> None:
     assert draw(logits, rows, True).tolist() == reference(logits, rows).tokens.tolist()
 
 
+def test_penalties_are_those_of_the_definition() -> None:
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(48, 1003, generator=generator) * 3
+    logits[:, :50] = float("-inf")
+    rows = replace(
+        random_rows(48, 1003, generator),
+        occurrences=torch.randint(0, 6, (50, 1003), dtype=torch.int32, generator=generator),
+        states=torch.randperm(50, generator=generator)[:48].int(),
+        presence=torch.rand(48, generator=generator) * 4 - 2,
+        frequency=torch.rand(48, generator=generator) * 4 - 2,
+        repetition=torch.rand(48, generator=generator) + 0.5,
+    )
+    expected = reference(logits, rows).tokens.tolist()
+    assert draw(logits, rows, True).tolist() == expected
+    assert expected != reference(logits, replace(rows, occurrences=None)).tokens.tolist()
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     generator = torch.Generator().manual_seed(3)
     logits, rows = torch.randn(40, 5003, generator=generator), random_rows(40, 5003, generator)

@@ -124,6 +124,9 @@ def test_engine_figures() -> None:
     assert metrics["preemptions"] == 3
     assert metrics["startup_s/load"] == 2.5
     assert metrics["peak_memory_mib"] > 10
+    assert metrics["drafts/accepted"] is metrics["drafts/length"] is None
+    drafted = measure([row(0)], EngineStats(drafts=10, drafted_tokens=40, accepted_tokens=25))["metrics"]
+    assert (drafted["drafts/accepted"], drafted["drafts/length"]) == (25 / 40, 3.5)
 
 
 def test_no_rows_gives_nulls_with_notes_and_valid_json() -> None:

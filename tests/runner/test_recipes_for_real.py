@@ -64,6 +64,16 @@ def test_chat_and_its_report(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found[0]["output"].split()[0] in before.decode()
 
 
+def test_drafts_change_no_record(here: Path) -> None:
+    """The same rows to the byte with prompt lookup; the report says what the drafts were worth."""
+    short = ("sampling.max_tokens=24", "sampling.repetition_penalty=1", "dataset.limit=2")
+    path, found = run(here, "prompt_lookup", *short)
+    _, plain = run(here, "demo", *short)
+    assert found == plain
+    metrics = json.loads((path / "metrics.json").read_text())["metrics"]
+    assert 0 <= metrics["drafts/accepted"] <= 1 <= metrics["drafts/length"]
+
+
 def check_roofline(path: Path) -> None:
     """The shares are what their definitions say, and no run is faster than its machine."""
     content = json.loads((path / "metrics.json").read_text())

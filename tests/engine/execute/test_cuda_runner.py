@@ -19,13 +19,18 @@ from engine import SamplingParams
 from engine.costs import DecoderCosts
 from engine.execute import shared_blocks
 from engine.execute.cuda_runner import CudaModelRunner
+from engine.execute.draft_model import DraftModelRunner
 from engine.execute.step_graphs import Computed
-from engine.execute.step_layout import StepShape
+from engine.execute.step_layout import StepShape, row_bucket
 from engine.execute.swap import SwappingRunner
 from engine.generation import GenerationCore, GenerationModel
 from engine.model.decoder import DecoderBatch
 from engine.outputs import RequestOutput
 from engine.schedule.limits import Limits
+from engine.schedule.plan import StepPlan
+from engine.schedule.request import Request
+from engine.speculate.config import SpeculativeConfig
+from engine.speculate.proposer import Proposer
 from engine.text.inputs import Input
 from kernels.attention import paged_attention
 from kernels.cuda.rope_cache import rope_and_cache
@@ -102,7 +107,9 @@ class Rig:
     model: OneLayer
 
 
-def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: bool = True) -> Rig:
+def rig(
+    padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: bool = True, proposer: Any = None
+) -> Rig:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(shared_blocks, "LEAST", 2)
     model: Any = OneLayer()
@@ -124,7 +131,7 @@ def rig(padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: 
         runner._graphs = graphs  # type: ignore[assignment]
     known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=COSTS)
     swapping = SwappingRunner(runner, limits.swap_slots) if limits.swap_slots else runner
-    return Rig(GenerationCore(known, swapping, limits, None), graphs.shapes, model)
+    return Rig(GenerationCore(known, swapping, limits, None, proposer=proposer), graphs.shapes, model)
 
 
 def run(
@@ -204,6 +211,88 @@ def test_shared_blocks_change_nothing(padded: bool, monkeypatch: pytest.MonkeyPa
     if padded:
         assert any(shape.shared for shape in shared.shapes)
         assert not any(shape.shared for shape in alone.shapes)
+
+
+class Oracle:
+    """Drafts what is known to come, with some wrong tokens; now and then nothing, so that steps run ahead between."""
+
+    def __init__(self, outputs: list[RequestOutput]) -> None:
+        self.tokens = [output.outputs[0].token_ids for output in outputs]
+        self.draw = random.Random(9)
+        self.right = 0
+
+    def drafts(self, running: list[Request]) -> dict[Request, list[int]]:
+        offered = {}
+        for request in running:
+            if request.pending or request.total - request.computed != 1 or self.draw.random() < 0.3:
+                continue
+            coming = self.tokens[request.index][len(request.output) :][: self.draw.randint(1, 5)]
+            offered[request] = [(t + (self.draw.random() < 0.2)) % VOCAB for t in coming]
+        return offered
+
+    def waits(self, running: list[Request]) -> bool:
+        return self.draw.random() < 0.5
+
+    def learn(self, plan: StepPlan, accepted: dict[Request, int]) -> None:
+        self.right += sum(accepted.values())
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[list[list[int]], list[SamplingParams], list[RequestOutput]]:
+    """Prompts, parameters of every kind, and their outputs without drafts."""
+    prompts, _ = work(6)
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0.0}, {"temperature": 0.9, "top_k": 5, "logprobs": 1}, {"temperature": 0.0, "logprobs": 0},
+        {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.3}, {"temperature": 0.5, "min_tokens": 5},
+    ]  # fmt: skip
+    params = [SamplingParams(max_tokens=6 + 2 * i, ignore_eos=True, seed=i, **kinds[i % 5]) for i in range(6)]
+    with pytest.MonkeyPatch.context() as patch:
+        return prompts, params, run(rig(True, LIMITS, patch).core, prompts, params)
+
+
+@pytest.mark.parametrize(
+    ("padded", "changes"),
+    [
+        (False, {}),
+        (True, {}),
+        (True, {"max_seqs": 2, "max_tokens": 24}),
+        (True, {"blocks": 40, "prefix_caching": False, "swap_slots": 100}),
+    ],
+    ids=str,
+)
+def test_drafts_change_nothing(padded: bool, changes: dict[str, Any], mixed: Any, monkeypatch: Any) -> None:
+    prompts, params, plain = mixed
+    oracle = Oracle(plain)
+    made = rig(padded, replace(LIMITS, **{"draft_room": 100, **changes}), monkeypatch, proposer=oracle)
+    drafted = run(made.core, prompts, params, preempt_every=3 if "blocks" in changes else 0)
+    for a, b in zip(plain, drafted, strict=True):
+        assert a.outputs[0].token_ids == b.outputs[0].token_ids
+        for mine, other in zip(a.outputs[0].logprobs or (), b.outputs[0].logprobs or (), strict=True):
+            assert list(mine) == list(other)
+            assert [one.logprob for one in mine.values()] == pytest.approx([one.logprob for one in other.values()])
+    stats = made.core.stats()
+    assert oracle.right == stats.accepted_tokens > 15
+    assert stats.drafted_tokens > stats.accepted_tokens
+    assert stats.output_tokens == sum(len(output.outputs[0].token_ids) for output in plain)
+    assert (stats.preemptions > 0) == ("blocks" in changes)
+    if padded and not changes:
+        # Attention's work list has room for as many decoding sequences as may run; drafts have rows too.
+        assert max(shape.rows for shape in made.shapes) > 16 >= row_bucket(LIMITS.max_seqs)
+
+
+def test_a_draft_model_over_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model drafts for itself: every draft is right only if both caches hold the right keys."""
+    prompts, _ = work(4)
+    params = [SamplingParams(max_tokens=9, temperature=0.6 * (i % 2), seed=i, ignore_eos=True) for i in range(4)]
+    plain = run(rig(True, LIMITS, monkeypatch).core, prompts, params)
+    limits = replace(LIMITS, draft_room=100)
+    made, other = rig(True, limits, monkeypatch), rig(True, limits, monkeypatch)
+    runners: Any = (made.core.runner, other.core.runner)
+    made.core.runner = DraftModelRunner(*runners)
+    made.core._proposer = Proposer(SpeculativeConfig(model="any", num_speculative_tokens=3))
+    assert [o.outputs for o in run(made.core, prompts, params)] == [o.outputs for o in plain]
+    stats = made.core.stats()
+    assert stats.accepted_tokens == stats.drafted_tokens > 15
 
 
 def test_mixed_sampling_and_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:

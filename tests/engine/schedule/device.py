@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.schedule.plan import StepPlan
-from engine.schedule.request import Request
+from engine.schedule.plan import Slice, StepPlan
 
 # A key depends on the salt (which may stand for an adapter) and on all tokens so far.
 Cell = tuple[bytes, tuple[int, ...]]
@@ -32,14 +31,17 @@ class Device:
             self.blocks[block] = dict(self.slots[slot])
         self.copied += len(plan.swap_out) + len(plan.swap_in)
         for part in plan.slices:
-            for at in range(part.start, part.stop):
+            for at, cell in enumerate(_cells(plan, part)[part.start :], start=part.start):
                 block = self.blocks.setdefault(part.request.blocks[at // self.block_size], {})
-                block[at % self.block_size] = _cell(part.request, at)
+                block[at % self.block_size] = cell
         for part in plan.slices:
-            for at in range(part.stop):
+            for at, expected in enumerate(_cells(plan, part)):
                 cell = self.blocks[part.request.blocks[at // self.block_size]].get(at % self.block_size)
-                assert cell == _cell(part.request, at), f"position {at} is read as {cell}"
+                assert cell == expected, f"position {at} is read as {cell}"
 
 
-def _cell(request: Request, at: int) -> Cell:
-    return request.salt, tuple(request.tokens(0, at + 1))
+def _cells(plan: StepPlan, part: Slice) -> list[Cell]:
+    """What each position up to the slice's end must hold, drafts included."""
+    request = part.request
+    tokens = (*request.tokens(0, request.total), *plan.drafts.get(request, ()))
+    return [(request.salt, tokens[: at + 1]) for at in range(part.stop)]

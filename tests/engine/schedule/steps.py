@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.params import SamplingParams
@@ -27,12 +28,40 @@ def request(index: int, prompt: list[int], max_output: int = 4, **fields: Any) -
 
 def next_token(request: Request) -> int:
     """Stands in for the model: a function of the tokens before, which sometimes is the stop token."""
-    return (sum(request.tokens(0, request.total)) * 7 + request.total) % 11
+    return next_tokens(request, 1)[0]
 
 
-def step(scheduler: Scheduler) -> StepPlan:
-    plan = scheduler.schedule()
-    scheduler.update(plan, {part.request: next_token(part.request) for part in plan.slices if part.samples})
+def next_tokens(request: Request, count: int) -> list[int]:
+    """What it would draw one after the other."""
+    total, size, drawn = sum(request.tokens(0, request.total)), request.total, []
+    for _ in range(count):
+        drawn.append((total * 7 + size) % 11)
+        total, size = total + drawn[-1], size + 1
+    return drawn
+
+
+def guess(request: Request, count: int, right: int) -> list[int]:
+    """Drafts of a request's next tokens: the first ``right`` are what will be drawn, the others are not."""
+    return [token if i < right else token + 1 for i, token in enumerate(next_tokens(request, count))]
+
+
+def verify(plan: StepPlan) -> tuple[dict[Request, int], dict[Request, list[int]]]:
+    """The tokens that a runner would draw for a plan, and the drafts that it would accept."""
+    tokens, accepted = {}, {}
+    for part in plan.slices:
+        if part.samples:
+            drafts = plan.drafts.get(part.request, ())
+            drawn = next_tokens(part.request, len(drafts) + 1)
+            right = next((i for i, draft in enumerate(drafts) if draft != drawn[i]), len(drafts))
+            tokens[part.request] = drawn[right]
+            if drafts:
+                accepted[part.request] = drawn[:right]
+    return tokens, accepted
+
+
+def step(scheduler: Scheduler, drafts: Mapping[Request, Sequence[int]] | None = None) -> StepPlan:
+    plan = scheduler.schedule(drafts or {})
+    scheduler.update(plan, *verify(plan))
     scheduler.check()
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import settings
@@ -13,7 +14,7 @@ from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
 from tests.engine.schedule.device import Device
-from tests.engine.schedule.steps import STOP, limits, next_token, request
+from tests.engine.schedule.steps import STOP, guess, limits, request, verify
 
 LONGEST = 24  # tokens of prompt and output together
 
@@ -35,6 +36,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         balance=st.sampled_from([0, 0, 1]),
         admission=st.booleans(),
         slots=st.sampled_from([0, 0, 3, 50]),
+        draft_room=st.sampled_from([0, 8, 40]),
     )
     def start(self, blocks: int, max_tokens: int, max_seqs: int, chunked: bool, caching: bool, **more: Any) -> None:
         self.limits = limits(
@@ -47,6 +49,7 @@ class SchedulerTrace(RuleBasedStateMachine):
             balance=more["balance"],
             admission_control=more["admission"],
             swap_slots=more["slots"],
+            draft_room=more["draft_room"],
         )
         self.device = Device(self.limits.block_size)
         self.scheduler = Scheduler(self.limits)
@@ -90,12 +93,14 @@ class SchedulerTrace(RuleBasedStateMachine):
         assert victim.finish_reason == "abort"
         assert not victim.blocks
 
-    @rule()
-    def step(self) -> None:
+    @rule(guesses=st.lists(st.integers(0, 6), min_size=2, max_size=4))
+    def step(self, guesses: Sequence[int] = (3, 1, 6, 6)) -> None:
         running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
         held = {request: request.computed for request in waiting}  # in host memory
         before, lacks_room = self.scheduler.preemptions, self.lacks_room()
-        plan = self.scheduler.schedule()
+        offered = self.offer(guesses)
+        plan = self.scheduler.schedule(offered)
+        self.check_drafts(plan, offered)
         self.back = [block for block, _ in plan.swap_in]
         self.check_budget(plan)
         self.drop_reused()
@@ -110,9 +115,12 @@ class SchedulerTrace(RuleBasedStateMachine):
                 self.check_start(part, known, held[part.request])
             known |= self.write(part, starting)
         ends = {part.request: len(part.request.output) for part in plan.slices if part.samples}
-        drawn = {request: next_token(request) for request in ends}
-        finished = self.scheduler.update(plan, drawn)
+        tokens, accepted = verify(plan)
+        drawn = {request: [*accepted.get(request, ()), token] for request, token in tokens.items()}
+        blocks = {request: request.blocks for request in plan.drafts}
+        finished = self.scheduler.update(plan, tokens, accepted)
         self.check_end(ends, drawn, finished)
+        self.keep_accepted(blocks)
 
     def alive(self) -> list[Request]:
         return [request for request in self.requests if request.status is not Status.FINISHED]
@@ -131,8 +139,32 @@ class SchedulerTrace(RuleBasedStateMachine):
         assert len(self.scheduler.running) <= self.limits.max_seqs
         assert bool(plan.slices) == bool(self.alive()), "a step with work to do computes something"
         for part in plan.slices:
-            assert part.request.computed == part.start < part.stop <= part.request.total
+            drafts = len(plan.drafts.get(part.request, ()))
+            assert part.request.computed == part.start < part.stop - drafts <= part.request.total
             assert len(part.request.blocks) * self.limits.block_size >= part.stop
+
+    def offer(self, guesses: Sequence[int]) -> dict[Request, list[int]]:
+        """Drafts for those that decode: some right, some wrong, some more than may be taken."""
+        decoding = [r for r in self.scheduler.running if r.total - r.computed == 1]
+        return {r: guess(r, guesses[i % len(guesses)], guesses[(i + 1) % len(guesses)]) for i, r in enumerate(decoding)}
+
+    def check_drafts(self, plan: StepPlan, offered: dict[Request, list[int]]) -> None:
+        parts = {part.request: part for part in plan.slices}
+        for one, drafts in plan.drafts.items():
+            assert list(drafts) == offered[one][: len(drafts)] != []
+            assert parts[one].stop == one.total + len(drafts)
+            assert len(one.output) + len(drafts) < one.max_output, "a step draws one token more than it has drafts"
+        if plan.drafts:
+            assert plan.tokens <= self.limits.draft_room
+
+    def keep_accepted(self, blocks: dict[Request, list[int]]) -> None:
+        """Blocks that accepted drafts have filled hold known tokens from now on."""
+        size = self.limits.block_size
+        for one, held in blocks.items():
+            for number in range((one.total - 1) // size):
+                prefix = (one.salt, tuple(one.tokens(0, (number + 1) * size)))
+                if prefix not in self.content.values():
+                    self.content[held[number]] = prefix
 
     def check_order(self, plan: StepPlan, waiting: list[Request]) -> None:
         """Waiting requests start in the order of the policy, and none is passed over."""
@@ -200,7 +232,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         for number in range(first, -(-stop // size)):
             block = request.blocks[number]
             others = [r for r in self.scheduler.running if r is not request and block in r.blocks]
-            full = (number + 1) * size <= stop
+            full = (number + 1) * size <= min(stop, request.total)
             reads = all(r in starting and r.computed >= (number + 1) * size for r in others)
             assert not others or (full and reads), "a block is written by one only, and read from the next slice on"
             prefix = (request.salt, tuple(request.tokens(0, (number + 1) * size)))
@@ -210,10 +242,15 @@ class SchedulerTrace(RuleBasedStateMachine):
                     self.content[block] = prefix  # the first block with a prefix is the one that is found
         return written
 
-    def check_end(self, ends: dict[Request, int], drawn: dict[Request, int], finished: list[Request]) -> None:
+    def check_end(self, ends: dict[Request, int], drawn: dict[Request, list[int]], finished: list[Request]) -> None:
         for one, produced in ends.items():
-            assert len(one.output) == produced + 1
-            stops, full = drawn[one] == STOP, produced + 1 >= one.max_output
+            new = one.output[produced:]
+            stops, full = new[-1] == STOP, len(one.output) >= one.max_output
+            assert new == drawn[one][: len(new)]
+            assert STOP not in new[:-1]
+            assert len(one.output) <= one.max_output
+            assert len(new) == len(drawn[one]) or stops, "tokens are dropped only behind one that ends the request"
+            assert one.computed == one.total - 1 or one in finished
             assert (one in finished) == (stops or full)
             assert one.finish_reason == ("stop" if stops else "length" if full else None)
 
