@@ -90,7 +90,7 @@ class CudaModelRunner:
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        self._draw_processed(computed, rows.parts, {} if masks is None else masks())
+        self._draw_processed(computed, rows, {} if masks is None else masks())
         for part in layout.sampling:
             self._rows[part.request].fed = part.stop
         for part, count in zip(layout.sampling, rows.counts, strict=False):
@@ -202,10 +202,11 @@ class CudaModelRunner:
             numbers = np.array([self._rows[part.request].number for part in special], np.int64)
             self._processor.follow(special, self._rows.state.last[to_device(numbers, self.device)])
 
-    def _draw_processed(self, computed: Computed, parts: Sequence[Slice], masks: Mapping[Request, Words]) -> None:
+    def _draw_processed(self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words]) -> None:
         """Draw anew where logits have to be processed first; the tokens take the place of those drawn before."""
         if not self._rows.processed and not masks:
             return
+        parts = drawn.parts
         chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks]
         if not chosen:
             return
@@ -216,7 +217,7 @@ class CudaModelRunner:
         temperature, top_p, min_p = (column[mine] for column in state.floats)  # each aligned, whatever their number
         parameters = SamplingRows(temperature, state.top_k[mine], top_p, min_p, state.seeds[mine], positions)
         filtered = any(part.request in rows.filtering for part in special)
-        tokens = self._processor.draw(computed.logits[at].float(), special, parameters, filtered, masks)
+        tokens = self._processor.draw(computed.logits[at].float(), special, parameters, filtered, masks, drawn.drafts)
         computed.tokens[at] = tokens
         state.last[mine] = tokens
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.execute.logits_state import NEUTRAL, LogitsState
+from engine.execute.logits_state import NEUTRAL, LogitsState, Owned
 from engine.execute.transfer import to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
@@ -58,6 +58,11 @@ def output_length(part: Slice) -> int:
     return part.stop - len(part.request.prompt)
 
 
+def drafts_before(part: Slice) -> int:
+    """Drafts before the token that the slice draws; asked before the step is booked."""
+    return part.stop - part.request.total
+
+
 class LogitsProcessor:
     """Applies requests' fields to their logits; the same on every device."""
 
@@ -70,10 +75,10 @@ class LogitsProcessor:
         """Bring the state of requests up to their last token; before the step overwrites ``last``.
 
         Args:
-            parts: the slices whose draws are processed.
-            last: [parts] int64, the token drawn last for each; read only where one was drawn on this device.
+            parts: slices whose draws are processed, one of each request.
+            last: [parts] int64, the token drawn last for each; read only where the host does not know it.
         """
-        self._state.follow([part.request for part in parts], [output_length(part) for part in parts], last)
+        self._state.follow([part.request for part in parts], last)
 
     def draw(
         self,
@@ -82,20 +87,26 @@ class LogitsProcessor:
         rows: SamplingRows,
         filtered: bool,
         masks: Mapping[Request, Words] | None = None,
+        drafts: Mapping[Request, Sequence[int]] | None = None,
     ) -> torch.Tensor:
         """One token per row, processed and drawn on the device; nothing waits for it.
 
         Args:
             logits: [rows, vocab] float32, of slices that draw, ``follow`` has seen those whose draws are processed;
                 changed in place.
-            parts: those slices.
+            parts: those slices; several of a request that has drafts, which end behind its output and behind drafts.
             rows: temperature, filters, seeds and positions.
             filtered: whether any row has filters.
             masks: packed masks of grammars.
+            drafts: what is guessed to follow requests' outputs.
 
         Returns:
             [rows] int64
         """
+        for part in parts:
+            ahead = drafts_before(part)
+            if ahead:
+                self._state.branch(part.request, (drafts or {})[part.request][:ahead])
         penalties = self.process(logits, parts, masks)
         return draw(logits, replace(rows, **penalties), filtered)
 
@@ -104,15 +115,16 @@ class LogitsProcessor:
     ) -> dict[str, torch.Tensor]:
         """Biases and masks in place; returns the fields of ``SamplingRows`` that penalties need, if any do."""
         requests = [part.request for part in parts]
-        self._add_offsets(logits, requests)
+        owned = [self._state.of(part.request, drafts_before(part)) for part in parts]
+        self._add_offsets(logits, owned)
         self._mask_stops(logits, parts)
-        self._ban_sequences(logits, requests)
+        self._ban_sequences(logits, requests, owned)
         if masks:
             self._mask(logits, requests, masks)
-        return self._penalties(requests)
+        return self._penalties(requests, owned)
 
-    def _add_offsets(self, logits: torch.Tensor, requests: Sequence[Request]) -> None:
-        owners = [(i, row) for i, r in enumerate(requests) if (row := self._state[r].offsets) is not None]
+    def _add_offsets(self, logits: torch.Tensor, owned: Sequence[Owned]) -> None:
+        owners = [(i, one.offsets) for i, one in enumerate(owned) if one.offsets is not None]
         if owners:
             at, rows = self._numbers(owners)
             logits[at] = logits[at] + self._state.offsets.rows[rows]
@@ -123,9 +135,9 @@ class LogitsProcessor:
             at, tokens = self._numbers(cells)
             logits[at, tokens] = float("-inf")
 
-    def _ban_sequences(self, logits: torch.Tensor, requests: Sequence[Request]) -> None:
+    def _ban_sequences(self, logits: torch.Tensor, requests: Sequence[Request], owned: Sequence[Owned]) -> None:
         """Bad words of several tokens: mask the last one where the output ends with those before it."""
-        owners = [(i, row) for i, r in enumerate(requests) if (row := self._state[r].history) is not None]
+        owners = [(i, one.history) for i, one in enumerate(owned) if one.history is not None]
         if not owners:
             return
         patterns = self._patterns = self._patterns.of([requests[i] for i, _ in owners], self._state)
@@ -142,11 +154,11 @@ class LogitsProcessor:
             rows = to_device(np.array(at, np.int64), self._device)
             apply_bitmask(logits, rows, words)
 
-    def _penalties(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
-        owned = [self._state[request].occurrences for request in requests]
-        if all(row is None for row in owned):
+    def _penalties(self, requests: Sequence[Request], owned: Sequence[Owned]) -> dict[str, torch.Tensor]:
+        counted = [one.occurrences for one in owned]
+        if all(row is None for row in counted):
             return {}
-        states = np.array([NEUTRAL if row is None else row for row in owned], np.int32)
+        states = np.array([NEUTRAL if row is None else row for row in counted], np.int32)
         params = [request.params for request in requests]
         # Padded to 16 bytes: kernels are compiled apart for pointers that are not aligned to them.
         values = np.zeros((3, -(-len(params) // 4) * 4), np.float32)

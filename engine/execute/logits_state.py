@@ -74,37 +74,62 @@ class LogitsState:
         self.occurrences = Pool(vocab_size, torch.int32, 0, device)  # as ``kernels.sample.SamplingRows`` has them
         self.history = Pool(1, torch.int64, NOTHING, device)
         self._owned: dict[Request, Owned] = {}
+        self._branches: dict[tuple[Request, int], Owned] = {}
         neutral = self.occurrences.take()
         assert neutral == 0
         self.occurrences.rows[NEUTRAL] = 0
 
-    def __getitem__(self, request: Request) -> Owned:
+    def of(self, request: Request, ahead: int = 0) -> Owned:
+        """The request's rows as they are behind its output, or ``ahead`` drafts further on."""
+        if ahead:
+            return self._branches.get((request, ahead), NOBODYS)
         return self._owned.get(request, NOBODYS)
 
-    def follow(self, requests: Sequence[Request], lengths: Sequence[int], last: torch.Tensor) -> None:
+    def follow(self, requests: Sequence[Request], last: torch.Tensor) -> None:
         """Make every row know its request's whole output.
 
         A request that is new here, also after a preemption, is read from the host, which knows its tokens then; one
-        that was here a token ago is brought forward by the token that was drawn last, without the host.
+        whose last token is still pending is brought forward by the token that was drawn last, without the host.
 
         Args:
-            requests: whose next tokens are drawn, each at most once.
-            lengths: of their outputs.
+            requests: whose next tokens are drawn, each once.
             last: [requests] int64, the token drawn last for each.
         """
         self._take_back()
         behind = []
-        for i, (request, length) in enumerate(zip(requests, lengths, strict=True)):
-            owned = self._owned.get(request)
-            if owned is None or not 0 <= length - owned.seen <= 1:
-                self._begin(request, length)
-            elif owned.seen < length:
-                owned.seen = length
+        for i, request in enumerate(requests):
+            owned, output = self._owned.get(request), request.output
+            if owned is None or owned.seen > len(output):
+                self._begin(request)
+            elif owned.seen == len(output) - 1 and request.pending:
+                owned.seen = len(output)
                 behind.append(i)
+            elif owned.seen < len(output):
+                self._catch_up(owned, output[owned.seen :])
         if behind:
             self._append([self._owned[requests[i]] for i in behind], behind, last)
 
+    def branch(self, request: Request, drafts: Sequence[int]) -> None:
+        """Rows for the request as it will be if these drafts are right; they are there until the next ``follow``."""
+        base = self.of(request)
+        if (request, len(drafts)) in self._branches or base is NOBODYS:
+            return
+        other = Owned(base.epoch, base.seen, base.offsets)
+        if base.occurrences is not None:
+            other.occurrences = self.occurrences.take()
+            self.occurrences.rows[other.occurrences] = self.occurrences.rows[base.occurrences]
+        if base.history is not None:
+            other.history = self.history.take()
+            self.history.rows[other.history] = self.history.rows[base.history]
+        self._catch_up(other, drafts)
+        self._branches[request, len(drafts)] = other
+
     def _take_back(self) -> None:
+        for branch in self._branches.values():
+            for pool, row in ((self.occurrences, branch.occurrences), (self.history, branch.history)):
+                if row is not None:
+                    pool.give_back(row)
+        self._branches.clear()
         for request, owned in list(self._owned.items()):
             if request.status is not Status.RUNNING or request.preemptions != owned.epoch:
                 self._drop(request)
@@ -120,11 +145,11 @@ class LogitsState:
     def _pools(self) -> tuple[Pool, Pool, Pool]:
         return self.offsets, self.occurrences, self.history
 
-    def _begin(self, request: Request, length: int) -> None:
-        """Rows for a request whose first ``length`` output tokens the host knows."""
+    def _begin(self, request: Request) -> None:
+        """Rows for a request whose output the host knows."""
         self._drop(request)
-        owned = self._owned[request] = Owned(request.preemptions, length)
-        output = request.output[:length]
+        output = request.output
+        owned = self._owned[request] = Owned(request.preemptions, len(output))
         if has_offsets(request):
             owned.offsets = self.offsets.take()
             self._write_offsets(self.offsets.rows[owned.offsets], request)
@@ -158,6 +183,16 @@ class LogitsState:
         if output:
             tokens, counts = np.unique(np.array(output, np.int64), return_counts=True)
             row.index_add_(0, to_device(tokens, self.device), to_device((2 * counts).astype(np.int32), self.device))
+
+    def _catch_up(self, owned: Owned, tokens: Sequence[int]) -> None:
+        """Bring a request's rows forward by tokens that the host knows."""
+        owned.seen += len(tokens)
+        if owned.occurrences is not None:
+            ids = self._ids(tokens)
+            self.occurrences.rows[owned.occurrences].index_add_(0, ids, torch.full_like(ids, 2, dtype=torch.int32))
+        if owned.history is not None:
+            row = self.history.rows[owned.history]
+            row.copy_(torch.cat((row, self._ids(tokens)))[len(tokens) :])
 
     def _append(self, owned: Sequence[Owned], behind: Sequence[int], last: torch.Tensor) -> None:
         """Bring rows forward by one token each; ``behind``: where in ``last`` each one's token stands."""

@@ -72,7 +72,7 @@ class ModelRunner:
             return StepResult({}, {}, scored)
         logits = self.model.logits(hidden[torch.tensor(ends, device=self.device)])
         rows = Rows.of(plan, sampling)
-        tokens = self._sampler.draw(logits, rows.parts, {} if masks is None else masks())
+        tokens = self._sampler.draw(logits, rows.parts, {} if masks is None else masks(), plan.drafts)
         result = rows.result(tokens.tolist(), self._logprobs(logits, tokens, rows.parts))
         return replace(result, prompt_logprobs=scored)
 

@@ -25,14 +25,19 @@ class Sampler:
         self._device = device
 
     def draw(
-        self, logits: torch.Tensor, parts: Sequence[Slice], masks: Mapping[Request, Words] | None = None
+        self,
+        logits: torch.Tensor,
+        parts: Sequence[Slice],
+        masks: Mapping[Request, Words] | None = None,
+        drafts: Mapping[Request, Sequence[int]] | None = None,
     ) -> torch.Tensor:
         """One token per row.
 
         Args:
             logits: [parts, vocab] float32; not changed.
-            parts: slices that draw.
+            parts: slices that draw; several of a request that has drafts.
             masks: packed masks of grammars, by request.
+            drafts: what is guessed to follow requests' outputs.
 
         Returns:
             [parts] int64
@@ -45,7 +50,7 @@ class Sampler:
         self._follow([part for part in special if is_processed(part)])
         rows, filtered = self._rows(special)
         mine = logits.clone() if len(chosen) == len(parts) else logits[chosen]  # a plain copy is faster
-        drawn = self._processor.draw(mine, special, rows, filtered, masks)
+        drawn = self._processor.draw(mine, special, rows, filtered, masks, drafts)
         if len(chosen) == len(parts):
             return drawn
         others = sorted(set(range(len(parts))).difference(chosen))
@@ -61,6 +66,7 @@ class Sampler:
         return draw(logits, rows, filtered)
 
     def _follow(self, parts: Sequence[Slice]) -> None:
+        parts = list({part.request: part for part in parts}.values())
         last = [part.request.output[-1] if part.request.output else 0 for part in parts]
         self._processor.follow(parts, torch.tensor(last, device=self._device))
 

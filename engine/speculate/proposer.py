@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.execute.logits_processing import needs_processing
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import PENDING, Request, Status
 from engine.speculate.config import SpeculativeConfig
@@ -79,8 +78,8 @@ class Proposer:
 
 
 def drafts_are_checked(request: Request) -> bool:
-    """Whether a step can draw several of the request's tokens: not where the tokens before one change its logits."""
-    return request.params.structured_outputs is None and not needs_processing(request)
+    """Whether a step can draw several of the request's tokens: not where a grammar's state follows each of them."""
+    return request.params.structured_outputs is None
 
 
 def _look_up(request: Request, index: NgramIndex, count: int) -> list[int]:
