@@ -19,9 +19,12 @@ Generated from the docstrings by `python docs/generate.py`; what things mean and
 examples are run by the tests, with
 
 ```python
+import asyncio, itertools
 from engine import *
 
 llm = LLM("smollm2-135m-instruct", dtype="float32")
+embedder = LLM("all-minilm-l6-v2")
+engine = AsyncLLM("smollm2-135m-instruct", dtype="float32")
 greedy = SamplingParams(temperature=0, max_tokens=8)
 ```
 """

@@ -55,7 +55,11 @@ class AsyncLLM:
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> AsyncLLM:
-        """An engine from arguments that are put together already."""
+        """An engine from arguments that are put together already.
+
+        Examples:
+            >>> AsyncLLM.from_engine_args(EngineArgs(model="all-minilm-l6-v2")).close()
+        """
         return cls(**{field.name: getattr(engine_args, field.name) for field in fields(engine_args)})
 
     def _start(self, llm: LLM) -> None:
@@ -96,6 +100,13 @@ class AsyncLLM:
             ValueError: the id is in use.
             EngineDeadError: the engine has failed; ``__cause__`` says how.
             RuntimeError: the engine is closed, or asleep.
+
+        Examples:
+            >>> async def first_words():
+            ...     params = SamplingParams(temperature=0, max_tokens=6, output_kind="delta")
+            ...     return [output.outputs[0].text async for output in engine.generate("One, two, three,", params, "a")]
+            >>> "".join(asyncio.run(first_words()))
+            ' four, five, six,'
         """
         self._require(self._generates, "generate()")
         params = self.get_default_sampling_params() if sampling_params is None else sampling_params
@@ -121,6 +132,14 @@ class AsyncLLM:
             ValueError: the id is in use.
             EngineDeadError: the engine has failed; ``__cause__`` says how.
             RuntimeError: the engine is closed.
+
+        Examples:
+            >>> async def dimensions():
+            ...     async with AsyncLLM("all-minilm-l6-v2") as embedder:
+            ...         async for output in embedder.encode("a cat", None, "a"):
+            ...             return len(output.outputs.embedding)
+            >>> asyncio.run(dimensions())
+            384
         """
         self._require(not self._generates, "encode()")
         params = PoolingParams() if pooling_params is None else pooling_params
@@ -133,6 +152,15 @@ class AsyncLLM:
 
         Whoever reads their streams gets what there is, with the finish reason ``abort``. Ids of requests that are
         finished, or that never were, are passed over: a request may always end before its abort arrives.
+
+        Examples:
+            >>> async def cut_off():
+            ...     params = SamplingParams(max_tokens=500, ignore_eos=True)
+            ...     async for output in engine.generate("Once upon a time", params, "long"):
+            ...         await engine.abort("long")
+            ...     return output.outputs[0].finish_reason
+            >>> asyncio.run(cut_off())
+            'abort'
         """
         wanted = [request_id] if isinstance(request_id, str) else list(request_id)
         with self._lock:
@@ -146,22 +174,42 @@ class AsyncLLM:
         Raises:
             EngineDeadError: it has failed.
             RuntimeError: it is closed.
+
+        Examples:
+            >>> asyncio.run(engine.check_health())
         """
         self._check()
 
     @property
     def errored(self) -> bool:
-        """Whether the engine has failed."""
+        """Whether the engine has failed.
+
+        Examples:
+            >>> engine.errored
+            False
+        """
         return self._thread.cause is not None
 
     @property
     def is_running(self) -> bool:
-        """Whether the engine takes requests."""
+        """Whether the engine takes requests.
+
+        Examples:
+            >>> engine.is_running
+            True
+        """
         return self._stop.alive and not self.errored
 
     @property
     def dead_error(self) -> EngineDeadError:
-        """What is raised once the engine has failed."""
+        """What is raised once the engine has failed.
+
+        Examples:
+            >>> try:
+            ...     asyncio.run(engine.check_health())
+            ... except EngineDeadError as error:
+            ...     print(error)
+        """
         return self._thread.death()
 
     def get_tokenizer(self) -> Any:
@@ -169,6 +217,10 @@ class AsyncLLM:
 
         Raises:
             RuntimeError: ``skip_tokenizer_init`` is set.
+
+        Examples:
+            >>> engine.get_tokenizer().decode([504, 3575])
+            'The capital'
         """
         return self._tokenizer
 
@@ -177,21 +229,42 @@ class AsyncLLM:
         return copy.deepcopy(self._llm.get_tokenizer())
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Sampling parameters with the defaults of the model's ``generation_config.json``."""
+        """Sampling parameters with the defaults of the model's ``generation_config.json``.
+
+        Examples:
+            >>> engine.get_default_sampling_params().temperature
+            1.0
+        """
         return self._llm.get_default_sampling_params()
 
     async def reset_prefix_cache(self) -> bool:
-        """Forget all cached prompt beginnings; true, as that cannot fail."""
+        """Forget all cached prompt beginnings; true, as that cannot fail.
+
+        Examples:
+            >>> asyncio.run(engine.reset_prefix_cache())
+            True
+        """
         await asyncio.wrap_future(self._thread.call(lambda core: core.reset_prefix_cache()))
         return True
 
     async def stats(self) -> EngineStats:
-        """Counters since the engine was ready, between two steps."""
+        """Counters since the engine was ready, between two steps.
+
+        Examples:
+            >>> asyncio.run(engine.stats()).running
+            0
+        """
         llm = self._llm
         return await asyncio.wrap_future(self._thread.call(lambda core: llm.stats()))
 
     async def get_metrics(self) -> list[Metric]:
-        """Counters, gauges and histograms, as those of ``LLM``."""
+        """Counters, gauges and histograms, as those of ``LLM``.
+
+        Examples:
+            >>> metrics = asyncio.run(engine.get_metrics())
+            >>> [metric.value for metric in metrics if metric.name == "galley:num_requests_waiting"]
+            [0]
+        """
         llm = self._llm
         return await asyncio.wrap_future(self._thread.call(lambda core: llm.get_metrics()))
 
@@ -204,26 +277,58 @@ class AsyncLLM:
 
         Raises:
             ParameterError: there is no such level or mode, or it is not possible now.
+
+        Examples:
+            >>> asyncio.run(engine.sleep())
+            >>> asyncio.run(engine.is_sleeping())
+            True
+            >>> asyncio.run(engine.wake_up())
+            True
         """
         await asyncio.wrap_future(self._thread.sleep(level, mode))
 
     async def wake_up(self, tags: Iterable[str] | None = None) -> bool:
-        """Take the memory again, as ``LLM`` does."""
+        """Take the memory again, as ``LLM`` does.
+
+        Examples:
+            >>> asyncio.run(engine.sleep())
+            >>> asyncio.run(engine.wake_up())
+            True
+        """
         llm = self._llm
         return await asyncio.wrap_future(self._thread.call(lambda core: llm.wake_up(tags)))
 
     async def is_sleeping(self) -> bool:
-        """Whether the engine's memory is put away."""
+        """Whether the engine's memory is put away.
+
+        Examples:
+            >>> asyncio.run(engine.is_sleeping())
+            False
+        """
         return self._llm.is_sleeping()
 
     def shutdown(self) -> None:
         """End every request (its reader gets what there is, with the finish reason ``abort``), and give the memory
-        back; blocks until the step that runs is through. May be called from anywhere, and twice."""
+        back; blocks until the step that runs is through. May be called from anywhere, and twice.
+
+        Examples:
+            >>> other = AsyncLLM("all-minilm-l6-v2")
+            >>> other.shutdown()
+            >>> other.is_running
+            False
+        """
         self._stop()
         self._llm.close()
 
     def close(self) -> None:
-        """The same as ``shutdown``."""
+        """The same as ``shutdown``.
+
+        Examples:
+            >>> other = AsyncLLM("all-minilm-l6-v2")
+            >>> other.close()
+            >>> other.is_running
+            False
+        """
         self.shutdown()
 
     async def __aenter__(self) -> AsyncLLM:

@@ -19,7 +19,7 @@ from engine.speculate.proposer import Proposer
 from engine.stats import EngineStats
 from engine.step_counts import Step, StepCounts
 from engine.structured.masks import GrammarMasks
-from engine.text.inputs import Input
+from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 
 __all__ = ["GenerationCore", "GenerationModel"]
@@ -90,6 +90,8 @@ class GenerationCore:
         """
         if self._books.find(request_id) is not None:
             raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
+        if prompt.priority and self.scheduler.limits.policy != "priority":
+            raise InputError(f"priority={prompt.priority} needs scheduling_policy='priority'; leave it out or 0")
         index = self._next_index
         self._next_index += 1
         prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)

@@ -39,6 +39,10 @@ class EngineHost:
 
         Raises:
             RuntimeError: ``skip_tokenizer_init`` is set.
+
+        Examples:
+            >>> llm.get_tokenizer().decode([504, 3575])
+            'The capital'
         """
         tokenizer = self._loaded.tokenizer
         if tokenizer is None:
@@ -46,11 +50,23 @@ class EngineHost:
         return tokenizer.hf
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What a request gets that brings no parameters: the defaults of ``generation_config`` and its overrides."""
+        """What a request gets that brings no parameters: the defaults of ``generation_config`` and its overrides.
+
+        Examples:
+            >>> params = llm.get_default_sampling_params()
+            >>> params.max_tokens = 50
+            >>> params.temperature, params.max_tokens
+            (1.0, 50)
+        """
         return default_sampling_params(self._loaded.generation_config)
 
     def reset_prefix_cache(self) -> bool:
-        """Forget all cached prompt beginnings; running requests keep theirs."""
+        """Forget all cached prompt beginnings; running requests keep theirs.
+
+        Examples:
+            >>> llm.reset_prefix_cache()
+            True
+        """
         self._open.core.reset_prefix_cache()
         return True
 
@@ -68,6 +84,15 @@ class EngineHost:
         Raises:
             ParameterError: there is no such level or mode.
             RuntimeError: a stream is open.
+
+        Examples:
+            >>> embedder.sleep(level=1)
+            >>> embedder.embed("a cat", use_tqdm=False)
+            Traceback (most recent call last):
+                ...
+            engine.sleep.AsleepError: this LLM is asleep: call wake_up() first
+            >>> embedder.wake_up()
+            True
         """
         engine = self._loaded
         if self._streaming:
@@ -82,20 +107,44 @@ class EngineHost:
 
         Raises:
             ParameterError: an unknown tag.
+
+        Examples:
+            >>> embedder.sleep()
+            >>> embedder.wake_up()
+            True
+            >>> embedder.is_sleeping()
+            False
         """
         return self._sleep.end(self._loaded, tags)
 
     def is_sleeping(self) -> bool:
-        """Whether ``sleep`` was called and ``wake_up`` has not brought everything back."""
+        """Whether ``sleep`` was called and ``wake_up`` has not brought everything back.
+
+        Examples:
+            >>> llm.is_sleeping()
+            False
+        """
         return self._sleep.asleep
 
     def get_metrics(self) -> list[Metric]:
-        """Counters, gauges and histograms of everything so far, named as in vLLM with ``galley:`` before the name."""
+        """Counters, gauges and histograms of everything so far, named as in vLLM with ``galley:`` before the name.
+
+        Examples:
+            >>> [metric.value for metric in llm.get_metrics() if metric.name == "galley:num_requests_running"]
+            [0]
+        """
         labels = {"model_name": self.args.model, "engine": "0"}
         return self._meter.metrics(self.stats(), labels, self.is_sleeping())
 
     def stats(self) -> EngineStats:
-        """Counters since the engine was ready."""
+        """Counters since the engine was ready.
+
+        Examples:
+            >>> before = llm.stats().output_tokens
+            >>> outputs = llm.generate("One, two,", greedy, use_tqdm=False)
+            >>> llm.stats().output_tokens - before
+            8
+        """
         engine = self._loaded
         allocated, reserved = peak_memory(engine.device)
         return replace(
@@ -108,7 +157,16 @@ class EngineHost:
         )
 
     def close(self) -> None:
-        """Give the model's and the cache's memory back; the LLM cannot be used after that."""
+        """Give the model's and the cache's memory back; the LLM cannot be used after that.
+
+        Examples:
+            >>> other = LLM("all-minilm-l6-v2")
+            >>> other.close()
+            >>> other.embed("a cat")
+            Traceback (most recent call last):
+                ...
+            RuntimeError: this LLM is closed
+        """
         device = None if self._engine is None else self._engine.device
         self._engine = None
         self._sleep = Sleep()

@@ -70,6 +70,11 @@ class LLM(EngineHost):
             InputError: a prompt is bad and ``on_error`` is ``raise``.
             TypeError: the model does not generate.
             UnsupportedOptionError: a LoRA request.
+
+        Examples:
+            >>> outputs = llm.generate(["One, two, three,", "Monday, Tuesday,"], greedy, use_tqdm=False)
+            >>> [output.outputs[0].text for output in outputs]
+            [' four, five, six, seven,', ' Wednesday, and Thursday) to create a']
         """
         self._require("generate")
         refuse_lora(lora_request)
@@ -108,6 +113,11 @@ class LLM(EngineHost):
             chat_template_kwargs: further variables of the template.
             reasoning_parser, tool_parser: take the answer apart into ``CompletionOutput.message``; ``auto``, or a name
                 that ``docs/api.md`` lists.
+
+        Examples:
+            >>> question = [{"role": "user", "content": "How many legs has a spider?"}]
+            >>> llm.chat(question, greedy, use_tqdm=False)[0].outputs[0].text
+            'The answer is 8. A spider'
         """
         self._require("generate")
         refuse_lora(lora_request)
@@ -140,6 +150,14 @@ class LLM(EngineHost):
         Raises:
             InputError: a prompt is bad and ``on_error`` is ``raise``.
             TypeError: the model does not embed.
+
+        Examples:
+            >>> outputs = embedder.embed(["a cat", "a dog", "a tax form"], use_tqdm=False)
+            >>> cat, dog, tax = (output.outputs.embedding for output in outputs)
+            >>> def product(a, b):
+            ...     return sum(x * y for x, y in zip(a, b))
+            >>> product(cat, dog) > product(cat, tax)
+            True
         """
         self._require("pooling")
         refuse_lora(lora_request)
@@ -160,6 +178,10 @@ class LLM(EngineHost):
 
         Raises:
             TypeError: the model does not do this task.
+
+        Examples:
+            >>> embedder.encode("a cat", pooling_task="embed", use_tqdm=False)[0].outputs.data.shape
+            torch.Size([384])
         """
         if pooling_task != "embed":
             self._cannot(f"encode(pooling_task={pooling_task!r})")
@@ -176,15 +198,36 @@ class LLM(EngineHost):
         ]
 
     def classify(self, prompts: Prompt | Iterable[Prompt], **options: Any) -> NoReturn:
-        """Class probabilities: no model here gives them yet; raises TypeError."""
+        """Class probabilities: no model here gives them yet; raises TypeError.
+
+        Examples:
+            >>> embedder.classify("a cat")
+            Traceback (most recent call last):
+                ...
+            TypeError: model 'all-minilm-l6-v2' cannot do classify(); it offers embed() and encode(pooling_task="embed")
+        """
         self._cannot("classify()")
 
     def score(self, data_1: Any, data_2: Any, **options: Any) -> NoReturn:
-        """Scores of pairs: no model here gives them yet; raises TypeError."""
+        """Scores of pairs: no model here gives them yet; raises TypeError.
+
+        Examples:
+            >>> embedder.score("a cat", "a dog")
+            Traceback (most recent call last):
+                ...
+            TypeError: model 'all-minilm-l6-v2' cannot do score(); it offers embed() and encode(pooling_task="embed")
+        """
         self._cannot("score()")
 
     def reward(self, prompts: Prompt | Iterable[Prompt], **options: Any) -> NoReturn:
-        """Rewards: no model here gives them yet; raises TypeError."""
+        """Rewards: no model here gives them yet; raises TypeError.
+
+        Examples:
+            >>> embedder.reward("a cat")
+            Traceback (most recent call last):
+                ...
+            TypeError: model 'all-minilm-l6-v2' cannot do reward(); it offers embed() and encode(pooling_task="embed")
+        """
         self._cannot("reward()")
 
     def beam_search(
@@ -206,6 +249,11 @@ class LLM(EngineHost):
             use_tqdm: show a progress bar over tokens.
             concurrency_limit: search at most so many prompts at once; ``None`` searches all together.
             on_error: as in ``generate``.
+
+        Examples:
+            >>> found = llm.beam_search("The capital of France is", BeamSearchParams(beam_width=3, max_tokens=2))
+            >>> found[0].sequences[0].text
+            'The capital of France is Paris.'
         """
         self._require("generate")
         refuse_lora(lora_request)
@@ -249,6 +297,13 @@ class LLM(EngineHost):
             InputError: a prompt is bad and ``on_error`` is ``raise``.
             RuntimeError: another stream of this engine is still open.
             TypeError: parameters of the wrong kind for the model.
+
+        Examples:
+            >>> numbers = (f"The number after {i} is" for i in itertools.count())  # endless
+            >>> outputs = llm.stream(numbers, greedy)
+            >>> [next(outputs).finished for _ in range(3)]
+            [True, True, True]
+            >>> outputs.close()  # drops what is unfinished
         """
         engine = self._open
         if on_error not in ("output", "raise"):
@@ -272,6 +327,16 @@ class LLM(EngineHost):
 
         Raises:
             TypeError: the model does not generate.
+
+        Examples:
+            >>> long = SamplingParams(max_tokens=400, ignore_eos=True)
+            >>> outputs = llm.stream(["Once upon a time", "One, two,"], [long, greedy])
+            >>> next(outputs).request_id
+            '1'
+            >>> llm.abort("0").outputs[0].finish_reason
+            'abort'
+            >>> list(outputs)
+            []
         """
         self._require("generate")
         output = cast(GenerationCore, self._open.core).abort(request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections import deque
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from engine.build import Engine
+from engine.collecting import RARE
 from engine.generation import GenerationCore
 from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, SamplingParams
@@ -23,9 +23,6 @@ Params = SamplingParams | PoolingParams
 Output = RequestOutput | EmbeddingRequestOutput
 OnError = Literal["output", "raise"]
 
-# While requests run, a step makes and drops a few objects per request, none of them in cycles: collecting at Python's
-# usual pace, with all prompts on the heap, costs a third of the host's time.
-RARELY = (100_000, 20, 100)
 READ_AHEAD = 64  # prompts tokenized together
 
 
@@ -121,21 +118,19 @@ class OfflineRun:
     def outputs(self) -> Iterator[Output]:
         """Each output as it finishes; at the end the source's exception, if it raised one."""
         core, reader = self._core, self._reader
-        thresholds = gc.get_threshold()
-        gc.set_threshold(*RARELY)
         try:
-            while not reader.exhausted or core.unfinished:
-                while not reader.exhausted and core.unfinished < core.window:
-                    taken = reader.take()
-                    self._prepare(reader.fresh())
-                    if taken is not None:
-                        yield from self._add(*taken)
-                for output in core.step():
-                    yield self._finished(output)
+            with RARE.asked():
+                while not reader.exhausted or core.unfinished:
+                    while not reader.exhausted and core.unfinished < core.window:
+                        taken = reader.take()
+                        self._prepare(reader.fresh())
+                        if taken is not None:
+                            yield from self._add(*taken)
+                    for output in core.step():
+                        yield self._finished(output)
             if reader.error is not None:
                 raise reader.error
         finally:
-            gc.set_threshold(*thresholds)
             reader.close()
             core.abort_all()
 
