@@ -13,6 +13,12 @@ from engine.params.structured import StructuredOutputsParams, structured
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy: dividing by them would overflow
 
 
+FLAGS = (
+    "ignore_eos", "include_stop_str_in_output", "flat_logprobs", "detokenize", "skip_special_tokens",
+    "spaces_between_special_tokens",
+)  # fmt: skip
+
+
 class RequestOutputKind(StrEnum):
     """What a stream gives while a request runs; ``LLM.generate`` gives finished outputs whatever this says."""
 
@@ -138,15 +144,25 @@ class SamplingParams:
         check(is_int(self.top_k) and self.top_k >= -1, "top_k", self.top_k, "an integer from -1 (0 and -1: all)")
         check(is_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
         check(self.seed is None or is_int(self.seed), "seed", self.seed, "an integer or None")
+        for name in FLAGS:
+            check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             check(value is None or (is_int(value) and value >= -1), name, value, "an integer from -1 (all), or None")
 
     def _check_stops(self) -> None:
+        check(
+            self.stop is None or isinstance(self.stop, str) or is_list(self.stop),
+            "stop",
+            self.stop,
+            "a string, a list of strings, or None",
+        )
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         check(all(isinstance(s, str) and s for s in stops), "stop", self.stop, "non-empty strings")
         check(not stops or self.detokenize, "detokenize", self.detokenize, "True when stop strings are given")
-        ids = tuple(self.stop_token_ids or ())
+        given = self.stop_token_ids
+        check(given is None or is_list(given), "stop_token_ids", given, "a list of token ids, or None")
+        ids = tuple(given or ())
         check(all(is_int(i) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids, "token ids from 0")
         object.__setattr__(self, "stop_strings", stops)
         object.__setattr__(self, "stop_token_ids", ids)
