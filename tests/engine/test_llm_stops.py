@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import pytest
 
 from engine import LLM, CompletionOutput, SamplingParams
-from tests.engine.ask import complete, greedy
+from tests.engine.ask import SMOLLM, complete, greedy
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +21,9 @@ def test_max_tokens_and_its_finish_reason(smol: LLM, plain: CompletionOutput) ->
     assert SamplingParams().max_tokens == 16
 
 
-def test_max_tokens_none_runs_to_the_models_end(smol: LLM) -> None:
-    short = copy.copy(smol)
-    engine = smol._engine
-    assert engine is not None
-    core = copy.copy(engine.core)
-    core.model = replace(core.model, max_model_len=40)  # type: ignore[union-attr]
-    short._engine = replace(engine, core=core)
-    one = complete(short, {"prompt_token_ids": [1] * 30}, max_tokens=None, ignore_eos=True)
+def test_max_tokens_none_runs_to_the_models_end() -> None:
+    with LLM(SMOLLM, load_format="dummy", hf_overrides={"num_hidden_layers": 1}, max_model_len=40) as short:
+        one = complete(short, {"prompt_token_ids": [1] * 30}, max_tokens=None, ignore_eos=True)
     assert (len(one.token_ids), one.finish_reason) == (10, "length")
 
 
