@@ -205,7 +205,8 @@ def _answers(core: GenerationCore, group: Sequence[tuple[int, Work]], case: Case
     draw, forced, step = random.Random(case.name), 0, 0
     for number, one in group:
         params = one.params if case.logprobs else replace(one.params, logprobs=None)
-        core.add(str(number), Input(one.prompt, priority=one.priority), params)
+        priority = one.priority if core.scheduler.limits.policy == "priority" else 0
+        core.add(str(number), Input(one.prompt, priority=priority), params)
     while core.unfinished:
         for output in core.step():
             yield int(output.request_id), _answer(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
@@ -100,6 +100,8 @@ class Soak:
         """Add requests while there is room; the number of the next one."""
         while number < end and self.core.unfinished < self.core.window:
             prompt, params = self.traffic.request(number)
+            if self.core.scheduler.limits.policy != "priority":
+                prompt = replace(prompt, priority=0)
             try:
                 self.core.add(str(number), prompt, params)
             except InputError:
