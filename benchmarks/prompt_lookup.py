@@ -93,7 +93,8 @@ class Pair:
     """An engine without drafts and one with, over the same weights."""
 
     def __init__(self, args: EngineArgs, drafting: dict[str, Any]) -> None:
-        from engine.build import build, set_threads
+        from engine.build import build
+        from engine.device import set_threads
 
         set_threads()
         plain = build(args)
