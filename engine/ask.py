@@ -9,6 +9,7 @@ from typing import Literal
 from engine.output_stream import Item, LoopPost, OutputStream
 from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, RequestOutputKind, SamplingParams
+from engine.replies import refused
 from engine.text.inputs import Input, InputError
 from engine.text.reply import ReplyFormat
 
@@ -51,10 +52,7 @@ class Ask:
 
     def failed(self, read: Input | InputError, error: str) -> Item:
         """The output of a prompt that cannot be run."""
-        text, ids = (read.text, tuple(read.token_ids)) if isinstance(read, Input) else (None, ())
-        if isinstance(self.params, PoolingParams):
-            return EmbeddingRequestOutput(self.request_id, Embedding(()), ids, error=error)
-        return RequestOutput(self.request_id, text, ids, (), error=error)
+        return refused(self.request_id, read, error, isinstance(self.params, PoolingParams))
 
     def aborted(self) -> Item:
         """The output of a request that ended before the engine had it."""

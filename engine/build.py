@@ -220,7 +220,22 @@ def _generation(
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, size, cache_memory(args, spec, sizes, device))
         runner = make_runner(decoder)
-    limits = Limits(
+    known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
+    model = GenerationModel(
+        vocab_size=spec.vocab_size,
+        max_model_len=sizes.length,
+        eos_ids=known,
+        seed=args.seed,
+        costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
+    )
+    proposer = Proposer(drafting) if drafting else None
+    limits = _limits(args, sizes, blocks, slots)
+    core = GenerationCore(model, runner, limits, tokenizer, args.async_scheduling, proposer)
+    return core, EngineParts(decoder, load, make_runner)
+
+
+def _limits(args: EngineArgs, sizes: Sizes, blocks: int, slots: int) -> Limits:
+    return Limits(
         max_tokens=sizes.tokens,
         max_seqs=sizes.seqs,
         blocks=blocks,
@@ -233,17 +248,6 @@ def _generation(
         swap_slots=slots,
         draft_room=sizes.draft_room,
     )
-    known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
-    model = GenerationModel(
-        vocab_size=spec.vocab_size,
-        max_model_len=sizes.length,
-        eos_ids=known,
-        seed=args.seed,
-        costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
-    )
-    proposer = Proposer(drafting) if drafting else None
-    core = GenerationCore(model, runner, limits, tokenizer, args.async_scheduling, proposer)
-    return core, EngineParts(decoder, load, make_runner)
 
 
 def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, device: torch.device) -> CachedRunner:

@@ -165,10 +165,10 @@ class GenerationCore:
         now = time.monotonic()
         alive = [request for request in result.tokens if request.status is not Status.FINISHED]
         accepted = {request: drafts.tokens for request, drafts in result.accepted.items()}
-        known = {request: len(request.output) - request.pending for request in accepted}
+        known = {r: len(r.output) - r.pending for r in accepted if r.status is not Status.FINISHED}
         finished = self.scheduler.update(step.plan, result.tokens, accepted)
         finished += self._books.enter(step.plan, alive, result, now)
-        drawn = len(alive) + sum(len(r.output) - known[r] - 1 for r in alive if r in known)
+        drawn = len(alive) + sum(len(request.output) - before - 1 for request, before in known.items())
         self._counts.add(step, result, drawn, len(finished), now)
         if self._proposer is not None and accepted:
             self._proposer.learn(step.plan, {request: len(drafts) for request, drafts in accepted.items()})

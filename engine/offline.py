@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 from engine.build import Engine
 from engine.collecting import RARE
 from engine.generation import GenerationCore
-from engine.outputs import Embedding, EmbeddingRequestOutput, RequestOutput
+from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.params import PoolingParams, Prompt, SamplingParams
 from engine.pooling import PoolingCore
-from engine.replies import with_messages
+from engine.replies import refused, with_messages
 from engine.text.inputs import Input, InputError, read_inputs
 from engine.text.reply import ReplyFormat
 from engine.text.tokenizer import Tokenizer
@@ -147,7 +147,7 @@ class OfflineRun:
         except InputError as error:
             if self._on_error == "raise":
                 raise
-            yield self._failed(name, item, str(error))
+            yield refused(name, item, str(error), isinstance(self._core, PoolingCore))
 
     def _prepare(self, jobs: list[Job]) -> None:
         """Begin to compile the grammars of jobs that come soon."""
@@ -165,10 +165,3 @@ class OfflineRun:
         if reply is None or self._engine.tokenizer is None or not isinstance(output, RequestOutput):
             return output
         return with_messages(output, *reply, self._engine.tokenizer)
-
-    def _failed(self, request_id: str, item: Input | InputError, error: str) -> Output:
-        ids = tuple(item.token_ids) if isinstance(item, Input) else ()
-        if isinstance(self._core, PoolingCore):
-            return EmbeddingRequestOutput(request_id, Embedding(()), ids, error=error)
-        text = item.text if isinstance(item, Input) else None
-        return RequestOutput(request_id, text, ids, (), error=error)

@@ -18,6 +18,7 @@ from engine.stats import EngineStats, TimelinePoint
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
 from engine.timeline import Timeline
+from engine.token_checks import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class PoolingCore:
             raise InputError("the prompt is empty: it must have at least one token")
         if len(tokens) > self.max_model_len:
             raise InputError(f"the prompt has {len(tokens)} tokens; max_model_len={self.max_model_len} is the most")
-        wrong = next((token for token in tokens if not 0 <= token < vocab), None)
-        if wrong is not None:
-            raise InputError(f"prompt token id {wrong} is not in the vocabulary: ids go from 0 to {vocab - 1}")
+        check_vocabulary("prompt token", tokens, vocab)
         if params.dimensions is not None and params.dimensions > hidden:
             raise InputError(f"dimensions={params.dimensions} is more than the model's {hidden}")
         now = time.monotonic()

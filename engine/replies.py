@@ -1,14 +1,25 @@
-"""Finished completions of chats, with their messages."""
+"""What is made of outputs before callers get them: messages of chats, and the outputs of refused prompts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from engine.message import ChatMessage
-from engine.outputs import CompletionOutput, RequestOutput
+from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestOutput
 from engine.params import SamplingParams
+from engine.text.inputs import Input, InputError
 from engine.text.reply import ReplyFormat, parse_reply
 from engine.text.tokenizer import Tokenizer
+
+
+def refused(
+    request_id: str, read: Input | InputError, error: str, embeds: bool
+) -> RequestOutput | EmbeddingRequestOutput:
+    """The output of a prompt that cannot be run, as far as it has been read; ``embeds``: by a pooling model."""
+    text, ids = (read.text, tuple(read.token_ids)) if isinstance(read, Input) else (None, ())
+    if embeds:
+        return EmbeddingRequestOutput(request_id, Embedding(()), ids, error=error)
+    return RequestOutput(request_id, text, ids, (), error=error)
 
 
 def with_messages(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.params import SamplingParams
 from engine.text.inputs import Input, InputError
+
+
+def check_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:
+    """Every one of the ids must be one of the model's.
+
+    Raises:
+        InputError: one is not; the message names what it is, the id, and the range.
+    """
+    wrong = next((x for x in ids if not 0 <= x < vocab_size), None)
+    if wrong is not None:
+        raise InputError(f"{name} id {wrong} is not in the vocabulary: ids go from 0 to {vocab_size - 1}")
 
 
 def check_token_ids(prompt: Input, params: SamplingParams, vocab_size: int) -> None:
@@ -21,9 +32,7 @@ def check_token_ids(prompt: Input, params: SamplingParams, vocab_size: int) -> N
         ("allowed_token_ids", params.allowed_token_ids or ()),
     )
     for name, values in named:
-        wrong = next((x for x in values if not 0 <= x < vocab_size), None)
-        if wrong is not None:
-            raise InputError(f"{name} id {wrong} is not in the vocabulary: ids go from 0 to {vocab_size - 1}")
+        check_vocabulary(name, values, vocab_size)
 
 
 def check_choice(params: SamplingParams, stop_ids: frozenset[int], bad_words: Sequence[Sequence[int]]) -> None:

@@ -55,9 +55,6 @@ class BatchRows:
     def __getitem__(self, request: Request) -> Row:
         return self._rows[request]
 
-    def __contains__(self, request: Request) -> bool:
-        return request in self._rows
-
     def feed(self, tokens: Mapping[Request, int]) -> None:
         """Tell the device the last tokens of requests that it did not draw them for."""
         if not tokens:

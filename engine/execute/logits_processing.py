@@ -36,16 +36,18 @@ and llguidance. It is applied after ``bad_words`` and before the temperature."""
 
 def needs_processing(request: Request) -> bool:
     """Whether anything but temperature and filters may come between the request's logits and its tokens."""
-    params = request.params
-    changed = params.has_penalties or params.logit_bias or params.allowed_token_ids is not None or request.bad_words
-    return bool(changed) or params.min_tokens > 0
+    return _always_processed(request) or request.params.min_tokens > 0
 
 
 def is_processed(part: Slice) -> bool:
     """Whether this draw of the slice's request needs processing: ``min_tokens`` ends to matter."""
-    params = part.request.params
+    return _always_processed(part.request) or masks_stops(part)
+
+
+def _always_processed(request: Request) -> bool:
+    params = request.params
     changed = params.has_penalties or params.logit_bias or params.allowed_token_ids is not None
-    return bool(changed or part.request.bad_words) or masks_stops(part)
+    return bool(changed or request.bad_words)
 
 
 def masks_stops(part: Slice) -> bool:

@@ -18,6 +18,16 @@ def check(ok: bool, name: str, value: object, allowed: str) -> None:
         raise ParameterError(name, value, allowed)
 
 
+def check_truncation(kept: object) -> None:
+    """Verify ``truncate_prompt_tokens``."""
+    check(
+        kept is None or (isinstance(kept, int) and is_int(kept) and (kept >= 1 or kept == -1)),
+        "truncate_prompt_tokens",
+        kept,
+        "an integer of at least 1, -1 for what the model can take, or None",
+    )
+
+
 def is_int(value: object) -> bool:
     """Whether a value is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)

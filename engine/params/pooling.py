@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.params.checks import check, is_int
+from engine.params.checks import check, check_truncation, is_int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,7 @@ class PoolingParams:
         )
         for name, allowed in (("normalize", (True, False)), ("use_activation", (True, False, None))):
             check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(map(str, allowed))}")
-        kept = self.truncate_prompt_tokens
-        check(
-            kept is None or (is_int(kept) and (kept >= 1 or kept == -1)),
-            "truncate_prompt_tokens",
-            kept,
-            "an integer of at least 1, -1 for what the model can take, or None",
-        )
+        check_truncation(self.truncate_prompt_tokens)
 
     @property
     def normalizes(self) -> bool:

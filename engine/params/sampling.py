@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from engine.params.checks import check, is_int, is_list, is_number
+from engine.params.checks import check, check_truncation, is_int, is_list, is_number
 from engine.params.structured import StructuredOutputsParams, structured
 
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy: dividing by them would overflow
@@ -203,13 +203,7 @@ class SamplingParams:
         kinds = [kind.value for kind in RequestOutputKind]
         check(self.output_kind in kinds, "output_kind", self.output_kind, f"one of {', '.join(kinds)}")
         object.__setattr__(self, "output_kind", RequestOutputKind(self.output_kind))
-        kept = self.truncate_prompt_tokens
-        check(
-            kept is None or (is_int(kept) and (kept >= 1 or kept == -1)),
-            "truncate_prompt_tokens",
-            kept,
-            "an integer of at least 1, -1 for what the model can take, or None",
-        )
+        check_truncation(self.truncate_prompt_tokens)
 
     @property
     def greedy(self) -> bool:

@@ -59,6 +59,8 @@ class GrammarMasks:
         Where the tokens are known, masks are filled by another thread from now on, and calling the result waits for
         it. Else calling the result waits for the tokens and fills the masks: when the device is busy with the step.
         """
+        if not self._matchers:
+            return None
         parts = [part for part in plan.slices if part.samples and part.request in self._matchers]
         if not parts:
             return None

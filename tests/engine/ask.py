@@ -8,6 +8,14 @@ from engine import LLM, CompletionOutput, RequestOutput, SamplingParams
 
 SMOLLM = "smollm2-135m-instruct"
 PROMPT = "The capital of France is"
+TINY: dict[str, Any] = {  # the config.json of a model of random weights
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 LIST = "Count: one, two, three, four, five, six,"
 
 

@@ -11,18 +11,9 @@ import pytest
 
 from engine import LLM, ParameterError, SamplingParams
 from engine.args import EngineArgs
-from tests.engine.ask import PROMPT, SMOLLM, greedy, outputs
+from tests.engine.ask import PROMPT, SMOLLM, TINY, greedy, outputs
 
-CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 128,
-    "eos_token_id": 1,
-}
+CONFIG: dict[str, Any] = {**TINY, "max_position_embeddings": 128, "eos_token_id": 1}
 OWN = {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 7, "eos_token_id": [5, 6], "do_sample": True}
 Tiny = Callable[..., LLM]
 

@@ -13,7 +13,7 @@ import pytest
 
 from engine import LLM, ParameterError, PoolingParams, SamplingParams
 from engine.text.inputs import InputError
-from tests.engine.ask import PROMPT, greedy, outputs
+from tests.engine.ask import PROMPT, TINY, greedy, outputs
 
 # Chat
 
@@ -124,15 +124,7 @@ def test_failed_step_leaves_no_block_in_the_prefix_cache_that_it_did_not_write(
 
 
 def test_generation_config_gives_defaults_only_without_parameters(tmp_path: Path) -> None:
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "eos_token_id": [1, 999],
-    }
+    config = {**TINY, "eos_token_id": [1, 999]}
     defaults = {"temperature": 0.6, "top_p": 0.9, "top_k": None, "eos_token_id": [5, 6], "max_length": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "generation_config.json").write_text(json.dumps(defaults))

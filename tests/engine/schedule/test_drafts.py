@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.crowd import CHANGES, requests, run_alone
 from tests.engine.schedule.device import Device
-from tests.engine.schedule.steps import guess, limits, next_tokens, request, run, step, verify
-from tests.engine.schedule.test_launched_plans import requests
+from tests.engine.schedule.steps import guess, limits, next_tokens, request, step, verify
 
 
 def started(*work: Request, **changes: Any) -> Scheduler:
@@ -115,26 +115,10 @@ def run_drafted(scheduler: Scheduler, device: Device, draw: random.Random, force
 @given(
     seed=st.integers(0, 10_000),
     forced=st.sampled_from([0.0, 0.5]),
-    changes=st.fixed_dictionaries(
-        {
-            "blocks": st.integers(7, 14),
-            "max_tokens": st.integers(2, 30),
-            "max_seqs": st.integers(1, 6),
-            "draft_room": st.integers(2, 40),
-            "prefix_caching": st.booleans(),
-            "policy": st.sampled_from(["fcfs", "longest_first", "prefix_grouped"]),
-            "admission_control": st.booleans(),
-            "swap_slots": st.sampled_from([0, 4, 60]),
-            "balance": st.sampled_from([0, 1]),
-        }
-    ),
+    changes=st.fixed_dictionaries(CHANGES | {"draft_room": st.integers(2, 40)}),
 )
 def test_outputs_are_those_without_drafts(seed: int, forced: float, changes: dict[str, Any]) -> None:
-    expected, got = requests(seed, 12), requests(seed, 12)
-    for one in expected:
-        alone = Scheduler(limits())
-        alone.add(one)
-        run(alone)
+    expected, got = run_alone(requests(seed, 12)), requests(seed, 12)
     scheduler, device = Scheduler(limits(**changes)), Device(4)
     for one in got:
         scheduler.add(one)

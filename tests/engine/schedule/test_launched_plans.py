@@ -11,22 +11,9 @@ from hypothesis import strategies as st
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import PENDING, Request
 from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.crowd import CHANGES, requests, run_alone
 from tests.engine.schedule.device import Device
-from tests.engine.schedule.steps import STOP, limits, next_token, request, run
-
-
-def requests(seed: int, count: int) -> list[Request]:
-    draw = random.Random(seed)
-    beginnings = [[draw.randrange(3) for _ in range(8)] for _ in range(2)]
-    return [
-        request(
-            index,
-            draw.choice(beginnings)[: draw.randint(1, 8)] + [draw.randrange(3) for _ in range(draw.randint(0, 8))],
-            draw.randint(1, 10),
-            stop_ids=frozenset({STOP} if draw.random() < 0.5 else ()),
-        )
-        for index in range(count)
-    ]
+from tests.engine.schedule.steps import limits, next_token, request
 
 
 def launch(plan: StepPlan, device: Device, memory: dict[Request, int]) -> dict[Request, int]:
@@ -68,25 +55,10 @@ def run_ahead(scheduler: Scheduler, device: Device, forced: float = 0.0) -> None
 @given(
     seed=st.integers(0, 10_000),
     forced=st.sampled_from([0.0, 0.5]),
-    changes=st.fixed_dictionaries(
-        {
-            "blocks": st.integers(7, 14),
-            "max_tokens": st.integers(2, 30),
-            "max_seqs": st.integers(1, 6),
-            "prefix_caching": st.booleans(),
-            "policy": st.sampled_from(["fcfs", "longest_first", "prefix_grouped"]),
-            "admission_control": st.booleans(),
-            "swap_slots": st.sampled_from([0, 4, 60]),
-            "balance": st.sampled_from([0, 1]),
-        }
-    ),
+    changes=st.fixed_dictionaries(CHANGES),
 )
 def test_outputs_are_those_of_one_request_after_the_other(seed: int, forced: float, changes: dict[str, Any]) -> None:
-    expected, got = requests(seed, 12), requests(seed, 12)
-    for one in expected:
-        alone = Scheduler(limits())
-        alone.add(one)
-        run(alone)
+    expected, got = run_alone(requests(seed, 12)), requests(seed, 12)
     scheduler, device = Scheduler(limits(**changes)), Device(4)
     for one in got:
         scheduler.add(one)
