@@ -20,7 +20,7 @@ from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.drive import Drive, Engine, Seen, pending
 from runner.engines import engine_errors, open_engine
-from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
+from runner.errors import ConfigError, Interrupted, RequirementError, RunFailedError, RunnerError
 from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
@@ -28,10 +28,11 @@ from runner.measure.energy import no_meter
 from runner.measure.power import PowerMeter
 from runner.measure.session_work import SessionWork
 from runner.progress import Counts, Monitor
+from runner.quality.requirements import unmet_requirements
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
-from runner.task import Task, open_task
+from runner.task import Task, check_references, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
 from runner.writer import Writer
 
@@ -51,12 +52,14 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
     Raises:
         ConfigError: something that the configuration names is not there; no model was loaded.
         RunFailedError: the run began and did not end well. What is finished is kept.
+        RequirementError: the run is complete, and a requirement is not met.
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
         task, dataset = open_task(config), open_dataset(config.dataset)
         first = dataset.first_row()
         if first is not None:
+            check_references(config.metrics, first.columns)
             task.check(first.columns)
         fingerprint = dataset.source.fingerprint()
         what = identity(config, fingerprint)
@@ -106,6 +109,9 @@ class _Run:
         print_summary(self.info, self.config, metrics, tracker.describe())
         if problem is not None:
             raise RunFailedError(problem)
+        unmet = unmet_requirements(metrics)
+        if unmet:
+            raise RequirementError("\n".join(unmet))
 
     def _finish(self, tracker: Tracker) -> tuple[dict[str, Any], list[Path]]:
         journal = self.folder.journal

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from runner.compare.outputs import OutputComparison, compare_outputs
+from runner.compare.quality import quality_lines
 from runner.compare.run_set import RunSet
 from runner.compare.timings import Line, decide, headline_of, timing_lines
 from runner.compare.work import WorkDifferences, interleaved, work_differences
 from runner.measure.repeats import FEWEST_REPEATS
 
-Overall = Literal["no difference", "better", "worse", "mixed", "not enough data"]
+Overall = Literal["no difference", "better", "worse", "different", "mixed", "not enough data"]
 
 MARGIN = 0.05
 """Share of A's mean within which an interval must lie for the verdict ``same``."""
@@ -27,7 +28,7 @@ class Comparison:
         work: what they did and where.
         as_pairs: whether timings were compared in pairs, because the runs were interleaved.
         headline: the metric with half of the table's error rate.
-        lines: timings and quality, decided.
+        timings, quality: the lines, decided together.
         margin: what ``same`` means.
         outputs: A's first run against B's first one; ``None`` without outputs in common.
         unstable: for A and B, rows whose output differs between its first run and any other of its own, the largest
@@ -39,20 +40,26 @@ class Comparison:
     work: WorkDifferences
     as_pairs: bool
     headline: str
-    lines: tuple[Line, ...]
+    timings: tuple[Line, ...]
+    quality: tuple[Line, ...]
     margin: float
     outputs: OutputComparison | None
     unstable: tuple[int | None, int | None]
 
     @property
-    def overall(self) -> Overall:
-        """One word over all lines: ``no difference`` is wrong in at most 5% of comparisons of equal sets."""
-        if not any(line.difference for line in self.lines):
-            return "not enough data"
-        found = {line.verdict for line in self.lines} & {"better", "worse"}
-        if len(found) == 2:
-            return "mixed"
-        return "no difference" if not found else "better" if "better" in found else "worse"
+    def lines(self) -> tuple[Line, ...]:
+        """All of them."""
+        return (*self.timings, *self.quality)
+
+
+def overall(lines: Sequence[Line]) -> Overall:
+    """One word over several lines. Of comparisons of equal sets at most 5% get another one than ``no difference``."""
+    if not any(line.difference for line in lines):
+        return "not enough data"
+    found = {line.verdict for line in lines} & {"better", "worse", "different"}
+    if len(found) > 1:
+        return "mixed"
+    return "no difference" if not found else cast(Overall, found.pop())
 
 
 def compare(a: RunSet, b: RunSet, headline: str | None = None, margin: float = MARGIN) -> Comparison:
@@ -69,14 +76,16 @@ def compare(a: RunSet, b: RunSet, headline: str | None = None, margin: float = M
     as_pairs = interleaved(a, b)
     sides = [[run.metrics for run in one.runs] for one in (a, b)]
     headline = headline or headline_of(sides[0][0])
-    lines = timing_lines(sides[0], sides[1], as_pairs and len(a.runs) >= FEWEST_REPEATS, headline)
+    timings = timing_lines(sides[0], sides[1], as_pairs and len(a.runs) >= FEWEST_REPEATS, headline)
+    decided = decide([*timings, *quality_lines(a, b)], headline, margin)
     return Comparison(
         a=a,
         b=b,
         work=work_differences(a, b),
         as_pairs=as_pairs,
         headline=headline,
-        lines=tuple(decide(lines, headline, margin)),
+        timings=tuple(decided[: len(timings)]),
+        quality=tuple(decided[len(timings) :]),
         margin=margin,
         outputs=compare_outputs(a.runs[0].run_dir, b.runs[0].run_dir),
         unstable=(_unstable(a), _unstable(b)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from runner.compare.comparison import Comparison
+from runner.compare.comparison import Comparison, overall
 from runner.compare.outputs import Flip, OutputComparison
 from runner.compare.timings import Line
 from runner.compare.work import Contrast
@@ -15,6 +15,7 @@ from runner.report.format import figure, unit_label
 
 HEADER = ("", "A", "B", "B against A", "95% interval", "verdict")
 MOST_CONTRASTS = 12
+MOST_NAMED = 6  # metrics in a sentence
 
 
 def as_text(found: Comparison) -> str:
@@ -29,7 +30,8 @@ def as_data(found: Comparison) -> dict[str, Any]:
         "schema": 1,
         "a": [str(run.run_dir) for run in found.a.runs],
         "b": [str(run.run_dir) for run in found.b.runs],
-        "overall": found.overall,
+        "timings": overall(found.timings),
+        "quality": overall(found.quality) if found.quality else None,
         "headline": found.headline,
         "paired": found.as_pairs,
         "margin": found.margin,
@@ -100,6 +102,8 @@ def _cells(line: Line, found: Comparison, reasons: Sequence[str]) -> tuple[str, 
     statistic = line.name.rpartition("/")[2] if metric.distribution else ""
     unit = unit_label(metric.unit)
     title = f"{metric.title}{' ' + statistic if statistic else ''}{', ' + unit if unit else ''}"
+    if metric.group == "quality":
+        title = f"{line.name} ({line.a.count:,} rows)"
     change, interval = "", ""
     if line.difference is not None:
         interval = f"{_signed(line.difference.low, line)} to {_signed(line.difference.high, line)}"
@@ -118,24 +122,37 @@ def _signed(value: float, line: Line) -> str:
 
 
 def _conclusion(found: Comparison) -> str:
-    differing = [line for line in found.lines if line.verdict in ("better", "worse")]
-    names = ", ".join(f"{line.name} {line.verdict}" for line in differing[:6])
     fewest = min(len(found.a.runs), len(found.b.runs))
-    words = {
-        "not enough data": f"Timings: not enough data ({_runs(fewest)}; at least 3 repeats of each are needed).",
-        "no difference": f"Timings: no difference found{_excluded(found)}.",
-        "better": f"Timings: B is better ({names}).",
-        "worse": f"Timings: B is worse ({names}).",
-        "mixed": f"Timings: B is better in some and worse in others ({names}).",
-    }
-    text = words[found.overall]
-    if any(line.difference for line in found.lines):
+    lines = [_summary("Timings", found.timings, f"{_runs(fewest)}; at least 3 repeats of each are needed")]
+    if overall(found.timings) == "no difference":
+        lines[0] += _excluded(found)
+    if found.quality:
+        lines.append(_summary("Quality", found.quality, "too few rows were judged in both"))
+    lines = [f"{line}." for line in lines]
+    if any(line.difference for line in found.timings):
         pairs = "in pairs (interleaved repeats, paired t-test)" if found.as_pairs else "as two sets (Welch's t-test)"
-        text += (
-            f"\n* headline. Compared {pairs}. Verdicts are corrected for the number of lines (weighted Holm, 5% over "
-            f"the table),\nintervals are each line's own. same: the interval lies within ±{found.margin:.0%} of A."
+        lines.append(f"* headline. Timings are compared {pairs}.")
+    if found.quality:
+        lines.append("Quality is compared row by row (paired t-test), each row's mean over the repeats.")
+    if any(line.difference for line in found.lines):
+        lines.append(
+            f"Verdicts are corrected for the number of lines (weighted Holm, 5% over the table), intervals are each "
+            f"line's own.\nsame: the interval lies within ±{found.margin:.0%} of A's mean."
         )
-    return text
+    return "\n".join(lines)
+
+
+def _summary(what: str, lines: Sequence[Line], too_few: str) -> str:
+    differing = [line for line in lines if line.verdict in ("better", "worse", "different")]
+    more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    names = ", ".join(f"{line.name} {line.verdict}" for line in differing[:MOST_NAMED]) + more
+    words = {
+        "not enough data": f"not enough data ({too_few})",
+        "no difference": "no difference found",
+        "mixed": f"mixed ({names})",
+    }
+    word = overall(lines)
+    return f"{what}: {words.get(word) or f'B is {word} ({names})'}"
 
 
 def _excluded(found: Comparison) -> str:

@@ -10,7 +10,7 @@ from runner.measure.definitions import METRICS, STATISTICS, Group, find
 from runner.measure.differences import Difference, holm, paired, welch
 from runner.measure.repeats import FEWEST_REPEATS, Spread, spread, too_few
 
-Verdict = Literal["same", "better", "worse", "not enough data"]
+Verdict = Literal["same", "better", "worse", "different", "not enough data"]
 Flat = Mapping[str, float | int | None]
 
 ERROR_RATE = 0.05
@@ -83,8 +83,9 @@ def headline_of(metrics: Mapping[str, object]) -> str:
 def decide(lines: Sequence[Line], headline: str, margin: float) -> list[Line]:
     """Verdicts over the whole table at once.
 
-    ``better`` and ``worse``: the corrected p-value is at most 5%. ``same``: no such difference, and the interval lies
-    within ``margin`` of A's mean; or it lies within ``NEGLIGIBLE``. Otherwise the interval is too wide to say.
+    ``better`` and ``worse`` (``different`` where neither direction is good): the corrected p-value is at most 5%.
+    ``same``: no such difference, and the interval lies within ``margin`` of A's mean; or it lies within ``NEGLIGIBLE``.
+    Otherwise the interval is too wide to say.
     """
     corrected = holm({line.name: line.difference.p for line in lines if line.difference}, headline)
     return [_decided(line, corrected.get(line.name), margin) for line in lines]
@@ -98,9 +99,10 @@ def _decided(line: Line, corrected: float | None, margin: float) -> Line:
     if _within(line, difference, NEGLIGIBLE):
         return replace(line, verdict="same")
     if corrected <= ERROR_RATE:
-        gain = difference.value > 0
-        better = find(line.name).better == "higher"
-        return replace(line, verdict="better" if gain == better else "worse")
+        direction = find(line.name).better
+        if direction == "neither":
+            return replace(line, verdict="different")
+        return replace(line, verdict="better" if (difference.value > 0) == (direction == "higher") else "worse")
     if _within(line, difference, margin):
         return replace(line, verdict="same")
     return replace(line, verdict="not enough data", why=f"the interval goes beyond ±{margin:.0%}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.compare.comparison import MARGIN, compare
+from runner.compare.comparison import MARGIN, compare, overall
 from runner.compare.run_set import open_sets
 from runner.compare.timings import Line, decide, timing_lines
 from tests.runner.compare.folders import figures, write_run
@@ -89,12 +89,12 @@ def test_run_folders_of_equal_repeats_and_of_slower_ones(tmp_path: Path) -> None
                 write_run(sweep / side / str(number), figures(rng, 0.02), started_at=float(start))
         found = compare(*open_sets([str(sweep / "a"), str(sweep / "b")]))
         assert found.as_pairs
-        wrong += found.overall != "no difference"
+        wrong += overall(found.timings) != "no difference"
     assert wrong <= 6  # the 99.9% quantile of 40 tries at 5%
     for side, slower in (("a", 1.0), ("b", 1.05)):
         for number in range(10):
             start = 2.0 * number + 1 + (side == "b")
             write_run(tmp_path / "slow" / side / str(number), figures(rng, 0.02, slower), started_at=start)
     found = compare(*open_sets([str(tmp_path / "slow/a"), str(tmp_path / "slow/b")]))
-    assert found.overall == "worse"
+    assert overall(found.timings) == "worse"
     assert next(line for line in found.lines if line.name == HEADLINE).verdict == "worse"

@@ -49,7 +49,7 @@ def test_a_slower_set_is_worse_and_ends_with_3(tmp_path: Path, capsys: pytest.Ca
     assert "Timings: B is worse (output_tokens_per_s worse" in text
     code, text = said(capsys, str(b), str(a), "--json")
     data = json.loads(text)
-    assert (code, data["overall"]) == (0, "better")
+    assert (code, data["timings"]) == (0, "better")
     (headline,) = [line for line in data["metrics"] if line["name"] == "output_tokens_per_s"]
     assert headline["verdict"] == "better"
     assert headline["difference"]["low_share"] < 0.1 < headline["difference"]["high_share"]
