@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from runner.compare.keys import flat_keys, listed
+from runner.compare.sweep_folder import is_sweep, sweep_runs
 from runner.errors import ConfigError, nearest
 from runner.journal import FILE_NAME
 from runner.report.run_files import REQUIRED, ReportError, RunFiles, read_run
@@ -99,15 +100,18 @@ def _folders(part: str) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The folder itself if it is a run, else the runs below it."""
+    """The folder itself if it is a run, a sweep's runs if it is a sweep, else the runs below it without warm-ups."""
     if _is_run(folder):
         return [folder]
-    level, found = [folder], []
+    if is_sweep(folder):
+        return sweep_runs(folder)[0]
+    level, found, warmups = [folder], [], set[Path]()
     for _ in range(DEPTH):
         level = [child for parent in level for child in sorted(parent.iterdir()) if child.is_dir()]
         found += [child for child in level if _is_run(child)]
+        warmups.update(run.resolve() for child in level if is_sweep(child) for run in sweep_runs(child)[1])
         level = [child for child in level if child not in found]
-    return found
+    return [run for run in found if run.resolve() not in warmups]
 
 
 def _is_run(folder: Path) -> bool:

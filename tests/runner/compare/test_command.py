@@ -129,6 +129,29 @@ def test_one_sweep_of_two_configurations_and_choosing_from_one_of_three(
     assert "no run has engine.max_num_seqs=9; there 16, 32, 8" in text
 
 
+def test_a_sweep_names_its_runs_and_warm_ups_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs lie beside the sweep's folder, which holds the plan and each job's state."""
+    sweep, jobs = tmp_path / "x" / "sweep-1", []
+    (sweep / "jobs").mkdir(parents=True)
+    for number in range(1, 9):
+        seqs, warmup = 8 * (1 + (number - 1) % 2), number <= 2
+        flat = figures(np.random.default_rng(number), 0.01, 3.0 if warmup else 1.0)
+        write_run(tmp_path / "x" / f"run{number}", flat, started_at=number, config={"engine": {"max_num_seqs": seqs}})
+        jobs.append({"number": number, "warmup": warmup})
+        (sweep / "jobs" / f"{number:03d}.state.json").write_text(json.dumps({"run_dir": f"../run{number}"}))
+    jobs.append({"number": 9, "warmup": False})  # never began
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    for folder in (sweep, tmp_path / "x", tmp_path):
+        code, text = said(capsys, str(folder))
+        assert code == 0, text
+        assert "A: engine.max_num_seqs=8 (3 repeats)\nB: engine.max_num_seqs=16 (3 repeats)" in text
+        assert "Timings: no difference found" in text
+    (sweep / "jobs" / "003.state.json").write_text("{")
+    code, text = said(capsys, str(sweep))
+    assert code == 2
+    assert "is no sweep that can be read" in text
+
+
 def test_globs_lists_and_unfinished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = repeats(tmp_path / "a", 4), repeats(tmp_path / "b", 4, first=2.0)
     (a / "killed").mkdir()
