@@ -24,14 +24,22 @@ SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
 
 
-def load_finish() -> None:
+def load_finish(config: Config) -> None:
     """Import what the end of a run needs, so that an installation without it fails before the first row, and what the
-    imports take in memory is taken once and not when all rows are done."""
+    imports take in memory is taken once and not when all rows are done.
+
+    Raises:
+        ConfigError: a metric's package is not installed.
+    """
     import pyarrow as pa
 
     import runner.measure.summary
     import runner.report  # noqa: F401
 
+    if config.metrics:
+        from runner.quality.judge import open_scorers
+
+        open_scorers(config.metrics)
     pa.array([""])  # the first array made from Python's objects imports pandas, where it is installed
 
 

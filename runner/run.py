@@ -153,7 +153,7 @@ class _Run:
         if rows is None:
             self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
             return
-        load_finish()
+        load_finish(self.config)
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))

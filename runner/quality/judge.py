@@ -26,6 +26,7 @@ from runner.config.metrics import (
     Rouge,
     reference_of,
 )
+from runner.errors import ConfigError
 from runner.quality.bootstrap import FEWEST_ROWS, BucketSums
 from runner.quality.match import ExactScorer, JsonScorer, LengthScorer, RegexScorer
 from runner.quality.overlap import BleuScorer, ChrfScorer, RougeScorer
@@ -108,7 +109,7 @@ def judge_outputs(metrics: Sequence[QualitySection], records: Iterable[str], pat
     Raises:
         OSError: the file cannot be written.
     """
-    judged = [_Judged(section, _scorer(section)) for section in metrics]
+    judged = [_Judged(section, scorer) for section, scorer in zip(metrics, open_scorers(metrics), strict=True)]
     names = [name for section in metrics for name in section.names]
     schema = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in names)])
     with replaced(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -123,6 +124,25 @@ def judge_outputs(metrics: Sequence[QualitySection], records: Iterable[str], pat
         "notes": {name: note for one in found for name, note in one["notes"].items()},
         "quality": [one["about"] for one in found],
     }
+
+
+def open_scorers(metrics: Sequence[QualitySection]) -> list[Scorer]:
+    """A scorer for each metric.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    found = []
+    for number, section in enumerate(metrics):
+        try:
+            found.append(_scorer(section))
+        except ImportError as error:
+            kind = getattr(section, "kind", "")
+            raise ConfigError(
+                f"metrics[{number}].kind={kind!r} needs a package that is not installed ({error}): "
+                f"pip install rouge-score sacrebleu jsonschema"
+            ) from None
+    return found
 
 
 def _rows(judged: Sequence[_Judged], records: Iterable[str]) -> Iterator[tuple[Any, ...]]:

@@ -133,6 +133,16 @@ def test_mistakes_are_found_before_the_engine_is_built(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_package_is_named_before_the_engine_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    code = main([*WORDS, METRICS, "engine.startup_seconds=50", f"output_root={tmp_path}"])
+    text = capsys.readouterr().err
+    assert code == 2
+    assert "metrics[0].kind='rouge' needs a package that is not installed" in text
+
+
 def test_metrics_have_no_meaning_without_text(tmp_path: Path) -> None:
     message = refused(tmp_path, "+recipe=embed", *NULL, "metrics=[{kind: length}]")
     assert "metrics judge text: they have no meaning for task=embed" in message
