@@ -10,8 +10,10 @@ from runner.compare.comparison import Comparison, overall
 from runner.compare.outputs import Flip, OutputComparison
 from runner.compare.timings import Line
 from runner.compare.work import Contrast
-from runner.measure.definitions import find
-from runner.report.format import figure, unit_label
+from runner.measure.definitions import Metric, find
+from runner.measure.differences import ROUNDING
+from runner.measure.repeats import Spread
+from runner.report.format import figure, number, unit_label
 
 HEADER = ("", "A", "B", "B against A", "95% interval", "verdict")
 MOST_CONTRASTS = 12
@@ -111,8 +113,17 @@ def _cells(line: Line, found: Comparison, reasons: Sequence[str]) -> tuple[str, 
         change = _signed(line.b.mean - line.a.mean, line)
     mark = " *" if line.name == found.headline else ""
     why = f" [{reasons.index(line.why) + 1}]" if line.why else ""
-    means = (figure(line.a.mean, metric.unit), figure(line.b.mean, metric.unit))
+    means = (_mean(line.a, metric), _mean(line.b, metric))
     return (title + mark, *means, change, interval, line.verdict + why)
+
+
+def _mean(over: Spread, metric: Metric) -> str:
+    """Mean and, over repeats, standard deviation; that of rows says nothing of the mean."""
+    mean = figure(over.mean, metric.unit)
+    if over.deviation is None or over.mean is None or metric.group == "quality":
+        return mean
+    rounding = over.deviation <= ROUNDING * abs(over.mean)
+    return f"{mean} ± {'0' if rounding else number(over.deviation)}"
 
 
 def _signed(value: float, line: Line) -> str:

@@ -105,7 +105,10 @@ def _decided(line: Line, corrected: float | None, margin: float) -> Line:
         return replace(line, verdict="better" if (difference.value > 0) == (direction == "higher") else "worse")
     if _within(line, difference, margin):
         return replace(line, verdict="same")
-    return replace(line, verdict="not enough data", why=f"the interval goes beyond ±{margin:.0%}")
+    why = f"the interval goes beyond ±{margin:.0%}"
+    if difference.p <= ERROR_RATE:
+        why = "the interval excludes 0, but among so many lines one may do so by chance"
+    return replace(line, verdict="not enough data", why=why)
 
 
 def _within(line: Line, difference: Difference, margin: float) -> bool:

@@ -79,7 +79,7 @@ class _Judged:
                 notes[name] = "no row could be judged"
             elif not intervals:
                 notes[f"{name}/low"] = notes[f"{name}/high"] = (
-                    f"needs at least {FEWEST_ROWS} rows, there {'is' if self.sums.count == 1 else 'are'} "
+                    f"an interval needs at least {FEWEST_ROWS} rows, there {'is' if self.sums.count == 1 else 'are'} "
                     f"{self.sums.count}"
                 )
         about = {

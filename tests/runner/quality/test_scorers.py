@@ -116,7 +116,7 @@ def test_rows_without_reference_are_left_out_and_counted(tmp_path: Path) -> None
     assert found["metrics"]["exact_match"] == 0.5
     (about,) = found["quality"]
     assert (about["rows"], about["rows_without_reference"], about["rows_failed"]) == (2, 1, 0)
-    assert found["notes"]["exact_match/low"] == "needs at least 10 rows, there are 2"
+    assert found["notes"]["exact_match/low"] == "an interval needs at least 10 rows, there are 2"
 
 
 def test_no_rows_give_no_figure(tmp_path: Path) -> None:
