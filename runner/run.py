@@ -103,15 +103,12 @@ class _Run:
             _log.exception("internal error")
             self._ended_early(tracker, "FAILED", repr(error))
             raise RunFailedError(f"internal error: {error!r}\nmore in {self.info.run_dir / 'run.log'}") from None
-        problem = self._too_many_errors()
-        tracker.finish("FINISHED" if problem is None else "FAILED", metrics, files)
+        failure = self._failure(metrics)
+        tracker.finish("FAILED" if isinstance(failure, RunFailedError) else "FINISHED", metrics, files)
         self.folder.journal.set(state="finished")
         print_summary(self.info, self.config, metrics, tracker.describe())
-        if problem is not None:
-            raise RunFailedError(problem)
-        unmet = unmet_requirements(metrics)
-        if unmet:
-            raise RequirementError("\n".join(unmet))
+        if failure is not None:
+            raise failure
 
     def _finish(self, tracker: Tracker) -> tuple[dict[str, Any], list[Path]]:
         journal = self.folder.journal
@@ -195,15 +192,17 @@ class _Run:
         except (sqlite3.Error, OSError) as error:
             _log.error("the session's end could not be noted: %s", error)
 
-    def _too_many_errors(self) -> str | None:
+    def _failure(self, metrics: dict[str, Any]) -> RunnerError | None:
+        """Why a run that is complete has failed all the same."""
         rows, errors = self.folder.journal.counts()
-        if errors <= self.config.max_error_rate * rows:
-            return None
-        return (
-            f"{errors} of {rows} rows are in error, which is more than max_error_rate={self.config.max_error_rate} "
-            f"allows; the first: {self.folder.journal.first_error()}\n"
-            f"all of them: {self.info.run_dir / 'errors.jsonl'}"
-        )
+        if errors > self.config.max_error_rate * rows:
+            return RunFailedError(
+                f"{errors} of {rows} rows are in error, which is more than max_error_rate={self.config.max_error_rate} "
+                f"allows; the first: {self.folder.journal.first_error()}\n"
+                f"all of them: {self.info.run_dir / 'errors.jsonl'}"
+            )
+        unmet = unmet_requirements(metrics)
+        return RequirementError("\n".join(unmet)) if unmet else None
 
     def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
         """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""
