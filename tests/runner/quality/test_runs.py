@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from runner.cli import main
 from tests.runner.launch import NULL, ROOT, environment, only_run, refused, run, run_dirs, start, succeed, wait_for_rows
@@ -66,6 +67,18 @@ def test_a_requirement_that_is_not_met_ends_with_3(tmp_path: Path) -> None:
     assert (folder / "report.md").read_text().startswith("# demo: FAILED\n")
     succeed(tmp_path, *WORDS, METRICS)  # what was required does not make it another run, and that one is finished
     assert len(run_dirs(tmp_path)) == 2
+
+
+def test_mlflow_has_the_figures_and_the_outcome(tmp_path: Path) -> None:
+    words = [word for word in WORDS if word != "tracking=none"]
+    refused(tmp_path, *words, METRICS, 'require=["rouge1 >= 0.40"]', code=3)
+    record = json.loads((only_run(tmp_path) / "tracking.json").read_text())
+    run = MlflowClient(record["tracking_uri"]).get_run(record["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["galley.requirements_met"] == "false"
+    content = metrics_of(only_run(tmp_path))
+    for name in ("rouge1", "output_words", "output_words/low"):
+        assert run.data.metrics[name] == content["metrics"][name]
 
 
 def test_a_killed_and_resumed_run_has_the_same_figures(tmp_path: Path) -> None:
