@@ -156,9 +156,13 @@ def _excerpt(output: Any, where: int | None) -> str:
 
 
 def _jsonl(folder: Path) -> Iterator[Record]:
-    with (folder / "outputs.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    path = folder / "outputs.jsonl"
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, is not valid JSON: {error}") from error
 
 
 def _parquet(folder: Path) -> Iterator[Record]:
@@ -172,6 +176,8 @@ def _journal(folder: Path) -> Iterator[Record]:
     try:
         for (record,) in database.execute("SELECT record FROM rows WHERE error IS NULL ORDER BY idx"):
             yield json.loads(record)
+    except sqlite3.Error as error:
+        raise ValueError(f"{folder / FILE_NAME} cannot be read: {error}") from error
     finally:
         database.close()
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runner.compare.outputs import compare_outputs
+from runner.journal import FILE_NAME, Entry, Journal
 from runner.sink.parquet import ParquetSink
 
 
@@ -90,3 +93,26 @@ def test_rows_of_one_side_finish_reasons_and_prompts_count(tmp_path: Path) -> No
 def test_without_a_file_in_common_nothing_is_said(tmp_path: Path) -> None:
     a, b = folder(tmp_path / "a", [row(0, "x")]), folder(tmp_path / "b", [row(0, "x")], "parquet")
     assert compare_outputs(a, b) is None
+
+
+def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:
+    a, b = (folder(tmp_path / name, [row(0, "x"), row(1, "y")]) for name in ("a", "b"))
+    (b / "outputs.jsonl").write_text('{"id": "r0", "output": "x"}\n{"id": ')
+    with pytest.raises(ValueError, match=r"b/outputs.jsonl, line 2, is not valid JSON"):
+        compare_outputs(a, b)
+
+
+def test_the_journal_serves_where_no_sink_is_shared(tmp_path: Path) -> None:
+    """The journal is always there, whatever the sinks."""
+    for name, output in (("a", "left"), ("b", "lift")):
+        (tmp_path / name).mkdir()
+        journal = Journal(tmp_path / name / FILE_NAME)
+        good = Entry(0, "r0", 1, json.dumps(row(0, output)), 1, 0, 1, 0.0, 0.0, 0.0, 0.0, 0, "stop", None)
+        journal.append([good, good._replace(idx=1, id="r1", record="{}", error="bad")], 1, 0.0, 0.0)
+        journal.close()
+    found = compare_outputs(tmp_path / "a", tmp_path / "b")
+    assert found is not None
+    assert (found.rows, found.flips, found.shown[0].character) == (1, 1, 1)
+    (tmp_path / "b" / FILE_NAME).write_bytes(b"no database at all, but long enough to be taken for one" * 20)
+    with pytest.raises(ValueError, match="cannot be read"):
+        compare_outputs(tmp_path / "a", tmp_path / "b")
