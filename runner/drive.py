@@ -11,6 +11,7 @@ from engine.outputs import EmbeddingRequestOutput, RequestMetrics, RequestOutput
 from engine.params import PoolingParams, Prompt, SamplingParams
 from engine.stats import EngineStats
 from runner.dataset import BadRow, Dataset, Row
+from runner.dataset.digests import RowDigestFile
 from runner.interrupts import Interrupts
 from runner.journal import DoneRows, Entry
 from runner.progress import Counts
@@ -150,11 +151,14 @@ class Seen:
     report can tell whether a row was lost between the two."""
 
     rows: int = 0
+    digests: RowDigestFile | None = None
 
     def counted(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
-        """The same rows, each counted as it passes."""
+        """The same rows, each counted and its digest noted as it passes."""
         for row in rows:
             self.rows += 1
+            if self.digests is not None:
+                self.digests.add(row)
             yield row
 
 
