@@ -8,6 +8,7 @@ from typing import Literal
 from engine.args import EngineArgs
 from engine.params import ParameterError, SamplingParams
 from engine.text.template import ChatTemplateError, read_template, template_traits
+from runner.config.load_checks import check_load
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, GenerateTask, NativeEngine
 from runner.errors import ConfigError, listing, nearest
@@ -35,6 +36,7 @@ def check(config: Config) -> None:
     _check_sampling(config)
     _check_columns(config)
     _check_sinks(config)
+    check_load(config)
 
 
 def engine_args(config: Config) -> EngineArgs:

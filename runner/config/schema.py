@@ -8,11 +8,11 @@ from pydantic import Field
 
 from engine.params import SamplingParams
 from runner.config.dataset import DatasetSection
+from runner.config.load import LoadSection, OfflineLoad
 from runner.config.sections import (
     ChatTask,
     EmbedTask,
     GenerateTask,
-    LoadSection,
     MeasureSection,
     MlflowTracking,
     ModelSection,
@@ -46,7 +46,7 @@ class Config(Section):
     dataset: DatasetSection
     sinks: tuple[SinkSection, ...] = (SinkSection(kind="jsonl"),)
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
-    load: LoadSection = LoadSection()
+    load: LoadSection = OfflineLoad()
     measure: MeasureSection = MeasureSection()
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_truncated_rate: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -68,6 +68,8 @@ class NullEngine(Section):
 
     kind: Literal["null_engine"] = "null_engine"
     startup_seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_request: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_prompt_token: Annotated[float, Field(ge=0)] = 0.0
     seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
     max_num_seqs: Annotated[int, Field(ge=1)] = 256
     max_model_len: Annotated[int, Field(ge=1)] | None = None
@@ -149,12 +151,6 @@ class NoTracking(Section):
     """No tracking."""
 
     kind: Literal["none"] = "none"
-
-
-class LoadSection(Section):
-    """How requests arrive: ``offline`` is all at once."""
-
-    kind: Literal["offline"] = "offline"
 
 
 class MeasureSection(Section):

@@ -21,7 +21,7 @@ def named(text: str) -> set[str]:
     return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.split(r"[^A-Za-z0-9_]+", code)}
 
 
-NAMED = named(RECIPES)
+NAMED = named(RECIPES) | named((ROOT / "docs" / "load.md").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("section", sorted(known_keys()))
