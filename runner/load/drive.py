@@ -79,64 +79,64 @@ class _Session:
     earlier: Mapping[int, Tally]
 
     async def run(self, rows: Iterator[Placed]) -> None:
-        if isinstance(self.load, ConcurrencyLoad):
-            await self._closed(self.load, rows)
-        elif isinstance(self.load, SaturationLoad):
-            await self._search(self.load, rows)
+        """The warm-up to its last answer, then the load, which so begins with an engine that is warm and idle."""
+        load, queue = self.load, _Rows(rows)
+        warmup, measured = _Phase(WARMUP, 0), _Phase(MEASURED, load.warmup)
+        if isinstance(load, SaturationLoad):
+            await self._open(queue.before(load.warmup), PoissonLoad(rate=load.rate_min, seed=load.seed), warmup)
+            await self._search(load, queue)
+        elif isinstance(load, ConcurrencyLoad):
+            await self._closed(queue.before(load.warmup), load.users, None, WARMUP)
+            await self._closed(queue.before(None), load.users, load.duration_s, MEASURED)
         else:
-            assert isinstance(self.load, OpenLoad)
-            await self._open(rows, self.load)
+            assert isinstance(load, OpenLoad)
+            await self._open(queue.before(load.warmup), load, warmup)
+            await self._open(queue.before(None), load, measured)
 
-    def _phase(self, place: int) -> str:
-        return WARMUP if place < self.load.warmup else MEASURED
-
-    async def _open(self, rows: Iterable[Placed], load: OpenLoad, trial: _Trial | None = None) -> None:
-        """Send every row at its moment of the schedule; a trial's begins with its first row."""
-        first = 0 if trial is None else trial.first
+    async def _open(self, rows: Iterable[Placed], load: OpenLoad, phase: _Phase) -> None:
+        """Send every row at its moment of the schedule, which begins with the phase's first row."""
         loop = asyncio.get_running_loop()
-        schedule, origin = enumerate(arrivals(load), first), None
+        schedule, origin = enumerate(arrivals(load), phase.first), None
         async with asyncio.TaskGroup() as group:
             for place, row in rows:
                 moment = next(moment for number, moment in schedule if number == place)
                 request = self.recorder.request(row)  # before its moment, so that it is sent in time
                 if origin is None:  # a resumed load goes on at the first row that is missing
-                    origin = loop.time() - (moment if place > first else 0.0)
-                sent = Sent(origin + moment, self._phase(place) if trial is None else trial.phase)
+                    origin = loop.time() - (moment if place > phase.first else 0.0)
+                sent = Sent(origin + moment, phase.name)
                 await asyncio.sleep(max(sent.arrival - loop.time(), 0.0))
-                group.create_task(self._ask(place, request, sent, None if trial is None else trial.tally))
+                group.create_task(self._ask(place, request, sent, phase.tally))
 
-    async def _closed(self, load: ConcurrencyLoad, rows: Iterator[Placed]) -> None:
+    async def _closed(self, rows: Iterator[Placed], users: int, seconds: float | None, phase: str) -> None:
         """So many users, each of whom sends the next row when the last one is answered."""
         loop = asyncio.get_running_loop()
-        end = float("inf") if load.duration_s is None else loop.time() + load.duration_s
+        end = float("inf") if seconds is None else loop.time() + seconds
 
         async def user() -> None:
             while loop.time() < end and (placed := next(rows, None)) is not None:
                 request = self.recorder.request(placed.row)
-                await self._ask(placed.place, request, Sent(loop.time(), self._phase(placed.place)))
+                await self._ask(placed.place, request, Sent(loop.time(), phase), None)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(load.users):
+            for _ in range(users):
                 group.create_task(user())
 
-    async def _search(self, load: SaturationLoad, rows: Iterator[Placed]) -> None:
+    async def _search(self, load: SaturationLoad, queue: _Rows) -> None:
         """Trials one after the other, each on the next rows and from an idle engine, until the search ends."""
         search = Search(load)
         search.replay(self.earlier)
-        queue = _Rows(rows)
-        await self._open(queue.before(load.warmup), PoissonLoad(rate=load.rate_min, seed=load.seed))
         while (rate := search.next_rate()) is not None:
             number = len(search.trials)
             first = load.warmup + number * load.trial_requests
             tally = replace(self.earlier.get(number, Tally()))
             schedule = PoissonLoad(rate=rate, seed=load.seed)  # one seed: the same pattern, faster or slower
             own = queue.before(first + load.trial_requests)
-            await self._open(own, schedule, _Trial(first, phase_of(number), tally))
+            await self._open(own, schedule, _Phase(phase_of(number), first, tally))
             if tally.requests < load.trial_requests:  # the dataset has ended
                 return
             search.tell(tally)
 
-    async def _ask(self, place: int, request: Request | Refused, sent: Sent, tally: Tally | None = None) -> None:
+    async def _ask(self, place: int, request: Request | Refused, sent: Sent, tally: Tally | None) -> None:
         """One request from its sending to its record."""
         if isinstance(request, Refused):
             entry = self.recorder.refuse(request, sent)
@@ -161,12 +161,12 @@ class _Session:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A trial of a search, whose first row is at the place ``first``."""
+class _Phase:
+    """A part of a load, whose first row is at the place ``first``; ``tally`` counts a trial's good requests."""
 
+    name: str
     first: int
-    phase: str
-    tally: Tally
+    tally: Tally | None = None
 
 
 class _Rows:
@@ -175,11 +175,12 @@ class _Rows:
     def __init__(self, rows: Iterator[Placed]) -> None:
         self._rows = rows
 
-    def before(self, place: int) -> Iterator[Placed]:
-        """The rows before a place."""
+    def before(self, place: int | None) -> Iterator[Placed]:
+        """The rows before a place; ``None``: all that are left. None is taken from the dataset that is not given out,
+        but where rows are missing from it (those that an earlier session did)."""
         last = -1
-        while last < place - 1 and (placed := next(self._rows, None)) is not None:
-            if placed.place >= place:
+        while (place is None or last < place - 1) and (placed := next(self._rows, None)) is not None:
+            if place is not None and placed.place >= place:
                 self._rows = chain([placed], self._rows)
                 return
             last = placed.place

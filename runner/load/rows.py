@@ -16,7 +16,8 @@ Load = OnlineLoad | OfflineLoad
 
 
 def within_load(dataset: Dataset, load: Load) -> Dataset:
-    """The dataset with no more rows than arrive before ``load.duration_s``: a schedule decides that beforehand.
+    """The dataset with no more rows than the warm-up takes and arrive in ``load.duration_s``: a schedule decides that
+    beforehand.
 
     Raises:
         ConfigError: the dataset is too small for the load.
@@ -37,12 +38,10 @@ def within_load(dataset: Dataset, load: Load) -> Dataset:
             )
     if not isinstance(load, OpenLoad) or load.duration_s is None:
         return dataset
-    most = arrivals_before(load, load.duration_s)
-    if most <= load.warmup:
-        raise ConfigError(
-            f"load.duration_s={load.duration_s:g} at load.rate={load.rate:g} has {most} requests, no more than "
-            f"load.warmup={load.warmup}: nothing is left to measure"
-        )
+    arrive = arrivals_before(load, load.duration_s)
+    if arrive == 0:
+        raise ConfigError(f"load.duration_s={load.duration_s:g} at load.rate={load.rate:g} has no request")
+    most = load.warmup + arrive
     return replace(dataset, limit=most if dataset.limit is None else min(most, dataset.limit))
 
 

@@ -103,7 +103,7 @@ def _detail(
 ) -> dict[str, Any]:  # fmt: skip
     detail: dict[str, Any] = {"kind": load.kind, "phase": phase, "requests": total, "goodput": load.goodput.declared}
     if isinstance(load, OpenLoad):
-        detail["schedule"] = digest_of(load, requests.rows())
+        detail["schedule"] = digest_of(load, total)
     if isinstance(load, TimedLoad) and load.duration_s is not None:
         lasted = max((span.arrivals[1] for span in _spans(requests).values() if span.requests), default=0.0)
         if lasted < DURATION_SHARE * load.duration_s:

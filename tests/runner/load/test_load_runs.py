@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config.load import PoissonLoad
-from runner.load.arrivals import arrivals_before, digest_of
+from runner.load.arrivals import arrivals, arrivals_before, digest_of
 from tests.runner.launch import articles, only_run, records, refused, run, start, succeed, wait_for_rows
 
 BASE = ("name=x", "engine=null_engine", "tracking=none", "model.name=none", "prompt.template='{{ article }}'")
@@ -66,7 +67,11 @@ def test_figures_follow_from_the_requests(tmp_path: Path) -> None:
     assert len(gaps) == sum(row["output_tokens"] - 1 for row in measured) == found["samples"]["itl_ms"]
     assert flat["itl_ms/mean"] == pytest.approx(1e3 * sum(gaps) / len(gaps), rel=1e-4)
     assert flat["itl_ms/p50"] == pytest.approx(1e3 * sorted(gaps)[(len(gaps) - 1) // 2], rel=2e-3)
-    assert found["load"]["schedule"] == digest_of(PoissonLoad(rate=100, seed=4), 60)
+    assert found["load"]["schedule"] == digest_of(PoissonLoad(rate=100, seed=4), 50)
+    schedule = list(islice(arrivals(PoissonLoad(rate=100, seed=4)), 50))
+    begun = measured[0]["arrival_s"] - schedule[0]
+    assert [row["arrival_s"] - begun for row in measured] == pytest.approx(schedule)
+    assert max(row["last_token_s"] for row in rows[:10]) <= begun
     text = report(tmp_path)
     assert text.startswith("# x: VALID")
     assert all(part in text for part in ("Goodput", "Generator lag", "ITL", found["load"]["schedule"]))
@@ -74,9 +79,9 @@ def test_figures_follow_from_the_requests(tmp_path: Path) -> None:
 
 def test_a_duration_takes_the_rows_that_arrive_in_it(tmp_path: Path) -> None:
     articles(tmp_path, 200)
-    words = (*ROWS, "load=poisson", "load.rate=50", "load.duration_s=1.5", LATE)
+    words = (*ROWS, "load=poisson", "load.rate=50", "load.duration_s=1.5", "load.warmup=3", LATE)
     succeed(tmp_path, *words)
-    assert len(requests(tmp_path)) == arrivals_before(PoissonLoad(rate=50), 1.5)
+    assert len(requests(tmp_path)) == 3 + arrivals_before(PoissonLoad(rate=50), 1.5)
     assert report(tmp_path).startswith("# x: VALID")
     (tmp_path / "short").mkdir()
     articles(tmp_path / "short", 20)
@@ -191,10 +196,7 @@ CASES = {
     "key of another kind": (("load=constant", "+load.users=3"), ["load.users=3", "load.kind='constant'"]),
     "offline": (("+load.rate=3",), ["load.rate=3", "load.kind='offline'", "load=offline"]),
     "warm-up of everything": (("load=constant", "load.warmup=20"), ["load.warmup=20", "20 rows"]),
-    "warm-up of the duration": (
-        ("load=constant", "load.rate=2", "load.duration_s=2", "load.warmup=5"),
-        ["load.duration_s=2", "4 requests", "load.warmup=5"],
-    ),
+    "empty duration": (("load=poisson", "load.rate=0.01", "load.duration_s=1"), ["load.duration_s=1", "no request"]),
     "limits of an embedding": (
         ("task=embed", "load=constant", "load.goodput.ttft_ms=3"), ["load.goodput.ttft_ms=3", "task=embed", "e2e_ms"],
     ),
