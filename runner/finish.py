@@ -16,7 +16,7 @@ from runner.errors import RunFailedError
 from runner.journal import FILE_NAME, Journal
 from runner.measure.session_work import SessionWork
 from runner.run_info import RunInfo
-from runner.sink import REQUESTS, write_outputs
+from runner.sink import FILE_NAMES, REQUESTS, write_outputs
 from runner.sink.atomic import replaced
 
 SHOWN_OUTPUTS = 3
@@ -47,7 +47,7 @@ def finish_run(
     from runner.measure.roofline import ceilings_of
     from runner.measure.summary import summarise
 
-    outputs = write_outputs(journal, config.sinks, info.run_dir)
+    outputs = write_outputs(journal, config, info.run_dir)
     works = noted_work(journal)
     ceilings = ceilings_of(works, config.measure.roofline)
     requests = RequestsFile(info.run_dir / REQUESTS)
@@ -111,8 +111,7 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
     console.print(table)
     for line in _first_outputs(info.run_dir / FILE_NAME):
         console.print(line, markup=False, highlight=False)
-    files = [sink.kind for sink in config.sinks]
-    names = ", ".join(f"outputs.{kind}" for kind in files)
+    names = ", ".join(FILE_NAMES[sink.kind] for sink in config.sinks)
     # soft_wrap: paths and commands are to be copied whole
     console.print(f"\noutputs  {info.run_dir} ({names})", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {info.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)

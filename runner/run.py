@@ -36,6 +36,7 @@ from runner.recorder import Recorder
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
+from runner.sink.atomic import replaced
 from runner.task import Task, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
 from runner.writer import Writer
@@ -125,14 +126,15 @@ class _Run:
         verb = "resuming" if self.folder.resumed else "starting"
         _log.info("%s %s: %s", verb, self.info.run_id, shlex.join(self.info.command))
         print(f"{verb} {self.info.recipe}: {self.info.run_dir}", file=sys.stderr, flush=True)
-        if not self.folder.resumed:
+        if not (self.info.run_dir / "config.yaml").is_file():  # a kill may have come before it
             self._guarded(self._write_config)
 
     def _write_config(self) -> None:
         from omegaconf import OmegaConf
 
         text = OmegaConf.to_yaml(OmegaConf.create(self.info.config))
-        (self.info.run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        with replaced(self.info.run_dir / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def _open_tracker(self) -> Tracker:
         tracking = self.config.tracking

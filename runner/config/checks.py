@@ -71,7 +71,7 @@ def _check_template(config: Config) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompt, task = config.prompt, config.task
-    given = {name for name, value in prompt if value is not None}
+    given = {name for name, value in prompt if value is not None and name != "few_shot"}
     if isinstance(task, ChatTask):
         allowed, choices = {"system", "user", "messages"}, [{"user"}, {"system", "user"}, {"messages"}]
     elif isinstance(task, GenerateTask):
@@ -87,6 +87,8 @@ def _check_prompt(config: Config) -> None:
     if given not in choices:
         ways = " or ".join(" and ".join(f"prompt.{name}" for name in sorted(choice)) for choice in choices)
         raise ConfigError(f"task={task.kind} needs {ways}; given: {listing('prompt.' + name for name in given)}")
+    if prompt.few_shot is not None and (isinstance(task, EmbedTask) or not given & {"template", "user"}):
+        raise ConfigError("prompt.few_shot goes with prompt.user (task=chat) or prompt.template (task=generate)")
     if isinstance(config.engine, NativeEngine) and config.engine.skip_tokenizer_init:
         if given != {"token_ids"}:
             raise ConfigError(

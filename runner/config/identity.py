@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.text.template import read_template
 from runner.config.schema import Config
+from runner.task.few_shot import example_digest
 
 COSMETIC = {
     "name", "output_root", "resume", "progress", "tracking", "sinks", "measure", "max_error_rate", "max_truncated_rate"
@@ -20,6 +21,8 @@ def identity(config: Config, dataset_fingerprint: str) -> dict[str, Any]:
     what = config.model_dump(mode="json", exclude=COSMETIC)
     what["dataset"].pop("path", None)
     what["dataset"]["fingerprint"] = dataset_fingerprint
+    if config.prompt.few_shot is not None:
+        what["prompt"]["few_shot"] |= {"path": None, "digest": example_digest(config.prompt.few_shot)}
     for section in ("model", "task"):
         if what[section].get("chat_template") is not None:
             what[section]["chat_template"] = read_template(what[section]["chat_template"])

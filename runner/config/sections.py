@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -83,6 +83,28 @@ class Message(Section):
     content: str
 
 
+class FewShotSection(Section):
+    """Examples that every prompt begins with: rows here, or a file of JSON lines.
+
+    Args:
+        answer: Jinja over an example's columns, as ``prompt.user`` or ``prompt.template`` is for its question.
+        limit: the first so many of them.
+        separator: between examples of a text; in a chat they are turns.
+    """
+
+    rows: tuple[dict[str, Any], ...] = ()
+    path: str | None = None
+    answer: str
+    limit: Annotated[int, Field(ge=1)] | None = None
+    separator: str = "\n\n"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FewShotSection:
+        if bool(self.rows) == (self.path is not None):
+            raise ValueError("rows or path must be given, and not both")
+        return self
+
+
 class PromptSection(Section):
     """How a row becomes a prompt; which keys apply depends on the task."""
 
@@ -91,6 +113,7 @@ class PromptSection(Section):
     user: str | None = None
     messages: tuple[Message, ...] | str | None = None
     token_ids: str | None = None
+    few_shot: FewShotSection | None = None
 
 
 class GenerateTask(Section):
@@ -136,7 +159,7 @@ class EmbedTask(Section):
 class SinkSection(Section):
     """Where finished rows are written, besides the journal."""
 
-    kind: Literal["jsonl", "parquet"]
+    kind: Literal["jsonl", "parquet", "csv", "sqlite", "hf_dataset", "openai_batch"]
 
 
 class MlflowTracking(Section):

@@ -1,19 +1,18 @@
 """When requests arrive: seconds from the load's beginning, decided by kind, rate and seed alone.
 
-Only ``random.Random.random`` is drawn from, whose sequence Python promises to keep, so that the same section gives the
-same schedule on every machine and in every version.
+The same section gives the same schedule on every machine and in every version (``runner.noise``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import count, islice, takewhile
 
 from runner.config.load import BurstyLoad, ConstantLoad, OpenLoad
+from runner.noise import exponential, gamma
 
 
 def arrivals(load: OpenLoad) -> Iterator[float]:
@@ -46,27 +45,5 @@ def _summed(noise: random.Random, shape: float, rate: float) -> Iterator[float]:
     """Moments whose gaps are gamma distributed with this shape and a mean of 1/rate; shape 1 is exponential."""
     moment = 0.0
     while True:
-        moment += (_exponential(noise) if shape == 1 else _gamma(noise, shape) / shape) / rate
+        moment += (exponential(noise) if shape == 1 else gamma(noise, shape) / shape) / rate
         yield moment
-
-
-def _exponential(noise: random.Random) -> float:
-    return -math.log1p(-noise.random())
-
-
-def _normal(noise: random.Random) -> float:
-    """Box and Muller (1958)."""
-    return math.sqrt(2 * _exponential(noise)) * math.cos(2 * math.pi * noise.random())
-
-
-def _gamma(noise: random.Random, shape: float) -> float:
-    """A gamma variate of scale 1: Marsaglia and Tsang (2000), with their boost for shapes below 1."""
-    if shape < 1:
-        return _gamma(noise, shape + 1) * math.pow(1 - noise.random(), 1 / shape)
-    d = shape - 1 / 3
-    c = 1 / math.sqrt(9 * d)
-    while True:
-        x = _normal(noise)
-        v = (1 + c * x) ** 3
-        if v > 0 and math.log(1 - noise.random()) < x * x / 2 + d - d * v + d * math.log(v):
-            return d * v

@@ -26,7 +26,7 @@ from runner.recipes import BUILT_IN, find_recipes
 from tests.runner.launch import NULL, articles, environment, only_run, records, refused, run, run_dirs, succeed
 
 RECIPES = sorted(path.stem for path in (BUILT_IN / "recipe").glob("*.yaml"))
-DATA = {"summarize": ["dataset.path=."]}
+DATA = {"summarize": ["dataset.path=."], "openai_batch": ["dataset.path=requests.jsonl"]}
 
 
 @pytest.fixture
