@@ -22,8 +22,10 @@ def within_load(dataset: Dataset, load: Load) -> Dataset:
     Raises:
         ConfigError: the dataset is too small for the load.
     """
+    if not isinstance(load, OnlineLoad):
+        return dataset
     rows = dataset.count()
-    if isinstance(load, OnlineLoad) and rows is not None and rows <= load.warmup:
+    if rows is not None and rows <= load.warmup:
         raise ConfigError(
             f"load.warmup={load.warmup} leaves nothing to measure: the dataset has {rows} rows"
             f"{'' if dataset.limit is None else f' (dataset.limit={dataset.limit})'}"

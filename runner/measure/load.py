@@ -23,6 +23,7 @@ Values = dict[str, float | int | None]
 Array = npt.NDArray[np.float64]
 _TIMES = ("arrival_s", "first_token_s", "last_token_s", "output_tokens", "error")
 DURATION_SHARE = 0.9  # of load.duration_s: if the last arrival is before that, the dataset must have ended
+LONGER_THAN_A_SESSION = 1e7  # seconds
 NAMES = (
     "load/asked_per_s", "load/arrived_per_s", "load/sent_per_s", "load/lag_max_ms", "load/warmup", "load/good_share",
     "load/goodput_per_s", "load/queue_interval_ms",
@@ -55,7 +56,7 @@ class LoadSummary:
 def summarise_load(requests: RequestsFile, load: OnlineLoad) -> LoadSummary:
     """The figures of a load's measured phase; of a search's, those of the highest rate that held.
 
-    Each request is read a few times; of all of them only the waits are held, 16 bytes each.
+    Each request is read a few times; of all of them only arrivals and waits are held, 32 bytes with their order.
     """
     search = _search(requests, load) if isinstance(load, SaturationLoad) else None
     phase = MEASURED if search is None else phase_of(search.held_trial or 0)
@@ -171,13 +172,13 @@ def _largest_lag(requests: RequestsFile) -> float | None:
 
 def _waits(requests: RequestsFile) -> Array:
     """Seconds from arrival to the first step, in the order of sessions and arrivals.  # [requests]"""
-    parts: list[tuple[Array, Array, Array]] = []
+    moments, waits, size = np.empty(requests.rows()), np.empty(requests.rows()), 0
     for group in requests.groups("session", "arrival_s", "scheduled_s"):
-        session, arrival, start = (column(group, n) for n in ("session", "arrival_s", "scheduled_s"))
-        known = ~np.isnan(start)
-        parts.append((session[known], arrival[known], (start - arrival)[known]))
-    if not parts:
-        return np.empty(0)
-    session, arrival, wait = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    ordered: Array = wait[np.lexsort((arrival, session))]
+        arrival = column(group, "arrival_s")
+        wait = column(group, "scheduled_s") - arrival
+        known = ~np.isnan(wait)
+        end = size + int(known.sum())
+        moments[size:end] = (arrival + LONGER_THAN_A_SESSION * column(group, "session"))[known]
+        waits[size:end], size = wait[known], end
+    ordered: Array = waits[:size][np.argsort(moments[:size], kind="stable")]
     return ordered

@@ -149,6 +149,29 @@ def test_an_interrupted_load_loses_no_row_and_says_so(tmp_path: Path, number: si
     assert "Wrong counts" not in text
 
 
+ENDS_BY_ITSELF = {
+    "search": ("load=saturation", "load.rate_min=20", "load.rate_max=40", "load.trial_requests=20", LATE,
+               "load.goodput.tpot_ms=60000", "load.resolution=0.9"),
+    "clock": ("load=concurrency", "load.users=2", "load.duration_s=2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("load", ENDS_BY_ITSELF)
+def test_loads_that_end_before_the_dataset_resume_too(tmp_path: Path, load: str) -> None:
+    articles(tmp_path, 400)
+    words = (*ROWS, *ENDS_BY_ITSELF[load], "engine.seconds_per_request=0.02")
+    process = start(tmp_path, *words)
+    wait_for_rows(process, tmp_path, 8, "x")
+    process.kill()
+    process.communicate()
+    succeed(tmp_path, *words)
+    indices = [row["index"] for row in requests(tmp_path)]
+    assert indices == list(range(len(indices)))  # no gap: what was under way was done again
+    text = report(tmp_path)
+    assert "Interrupted: 2 sessions" in text
+    assert "Wrong counts" not in text
+
+
 def test_an_engine_that_fails_leaves_a_run_to_resume(tmp_path: Path) -> None:
     articles(tmp_path, 20)
     message = refused(tmp_path, *ROWS, "load=constant", "load.rate=500", "engine.fail_after=4", LATE, code=1)
@@ -183,10 +206,10 @@ def test_saturation_from_the_command_line(tmp_path: Path) -> None:
     assert found["load"]["complete"]
     assert len(requests(tmp_path)) == 50 * len(trials)
     assert found["metrics"]["load/saturation_per_s"] == max(t["rate_per_s"] for t in trials if t["holds"])
-    text = report(tmp_path)
-    assert "Search for saturation" in text
-    assert all(trial["phase"] in text for trial in trials)
-    assert "Wrong counts" not in text
+    for text in (report(tmp_path), (only_run(tmp_path, "x") / "report.html").read_text()):
+        assert "Search for saturation" in text
+        assert all(trial["phase"] in text for trial in trials)
+        assert "Wrong counts" not in text
 
 
 CASES = {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.load import PoissonLoad, SaturationLoad
+from runner.journal import Entry
 from runner.load.arrivals import arrivals
 from runner.load.goodput import is_good
 from runner.load.search import Search, Tally, tallies
+from runner.measure.load import _good
 from runner.null_async import NullAsyncLLM
 from tests.runner.load.simulated import bad, rows, section, simulate
 
@@ -105,3 +109,23 @@ def test_every_threshold_is_bracketed_within_the_most_trials(
     assert (search.held or 0) <= truth < (search.broke or np.inf)
     if search.held and search.broke:
         assert search.broke / search.held <= 1 + resolution + 1e-9
+
+
+times = st.one_of(st.none(), st.floats(0, 2))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(times, times, times, st.integers(0, 3), st.sampled_from([None, "bad"])), min_size=1, max_size=20
+    ),
+    st.dictionaries(st.sampled_from(["ttft_ms", "tpot_ms", "e2e_ms"]), st.floats(1, 2000)),
+)
+def test_requests_are_judged_alike_while_they_run_and_in_the_file(rows: list[Any], limits: dict[str, float]) -> None:
+    entries = [
+        Entry(n, str(n), 1, "", 1, 0, tokens, arrival, None, first, last, 0, "stop", error)
+        for n, (arrival, first, last, tokens, error) in enumerate(rows)
+    ]
+    names = ("arrival_s", "first_token_s", "last_token_s", "output_tokens", "error")
+    table = pa.table({name: pa.array([getattr(entry, name) for entry in entries]) for name in names})
+    assert _good(table, limits).tolist() == [is_good(entry, limits) for entry in entries]
