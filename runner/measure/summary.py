@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,8 @@ def summarise(
     measured = sum(session.measured_seconds for session in sessions) if found is None else found.measured_s
     metrics: dict[str, float | int | None] = {}
     notes: dict[str, str] = {}
-    samples: dict[str, int] = {}
     _throughput(rows if found is None else _rows(requests), measured, metrics, notes)
-    for name in SPANS if found is None else (*SPANS, *LOAD_SPANS, "itl_ms"):
-        values, missing, samples[name] = _distribution(requests, name)
-        metrics |= values
-        notes |= missing
+    samples = _times(requests, SPANS if found is None else (*SPANS, *LOAD_SPANS, "itl_ms"), metrics, notes)
     if found is not None:
         metrics |= found.values
         notes |= found.notes
@@ -89,6 +85,18 @@ def summarise(
         "load": None if found is None else found.detail,
         "timeline": timeline_columns(stats.timeline),
     }
+
+
+def _times(
+    requests: RequestsFile, names: Iterable[str], metrics: dict[str, float | int | None], notes: dict[str, str]
+) -> dict[str, int]:
+    """Put in each time's statistics; gives the numbers of samples."""
+    samples = {}
+    for name in names:
+        values, missing, samples[name] = _distribution(requests, name)
+        metrics |= values
+        notes |= missing
+    return samples
 
 
 def _distribution(requests: RequestsFile, name: str) -> tuple[dict[str, float | None], dict[str, str], int]:

@@ -97,13 +97,14 @@ def _load_reasons(run: RunFiles) -> Iterator[str]:
             f"timings are of no single load of this kind; the outputs stand."
         )
     limit = (run.config.get("load") or {}).get("max_lag_ms")
-    name = "lag_ms/p99" if run.flat.get("lag_ms/p99") is not None else "load/lag_max_ms"
+    names = ("lag_ms/p99", "lag_ms/p95", "lag_ms/p90", "load/lag_max_ms")  # the first that there are samples enough for
+    name = next((name for name in names if run.flat.get(name) is not None), names[-1])
     lag = run.flat.get(name)
     if limit is not None and lag is not None and lag > limit:
-        which = "at most" if name == "load/lag_max_ms" else "99th percentile"
+        which = "at most" if name == names[-1] else name.rpartition("/")[2]
         yield (
-            f"Generator too slow: requests were sent {number(lag)} ms late ({which}), "
-            f"allowed are {number(limit)} ms (load.max_lag_ms). The times say as much of the runner as of the engine."
+            f"Generator too slow: requests were sent {number(lag)} ms late ({which}), allowed are {number(limit)} ms "
+            f"(load.max_lag_ms). The times say as much of the runner as of the engine."
         )
     if load["requests"] < FEWEST_ROWS:
         yield f"Too few samples: {number(load['requests'])} requests were measured, at least {FEWEST_ROWS} are needed."
