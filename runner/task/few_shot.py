@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from runner.config.sections import FewShotSection
-from runner.dataset.files import digest, find_files
+from runner.dataset.files import find_files
 from runner.dataset.jsonl import JsonlSource
 from runner.dataset.rows import Malformed
 from runner.errors import ConfigError
@@ -32,15 +32,6 @@ def examples(section: FewShotSection, question: PromptTemplate) -> list[tuple[st
     if not found:
         raise ConfigError(f"{KEY} has no examples")
     return found
-
-
-def example_digest(section: FewShotSection) -> str | None:
-    """sha256 (hex) of the examples' file; ``None`` where they stand in the configuration.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    return None if section.path is None else digest(find_files(section.path, f"{KEY}.path"))
 
 
 def _rows(section: FewShotSection) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from runner.config.dataset import OpenAiBatchDataset
+from runner.config.identity import kept_columns
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask
 from runner.dataset.openai_batch import PARAMETERS
@@ -122,14 +123,14 @@ def open_task(config: Config) -> Task:
     Raises:
         ConfigError: a template is wrong.
     """
-    task, prompt = config.task, config.prompt
+    task, prompt, keep_columns = config.task, config.prompt, kept_columns(config)
     if isinstance(task, EmbedTask):
         params = PoolingParams(
             normalize=task.normalize,
             dimensions=task.dimensions,
             truncate_prompt_tokens=task.truncate_prompt_tokens,
         )
-        return Task(TextPrompts(prompt.template or ""), params, (), task.keep_columns, task.keep_prompt, False)
+        return Task(TextPrompts(prompt.template or ""), params, (), keep_columns, task.keep_prompt, False)
     prompts: PromptMaker
     if isinstance(task, ChatTask):
         names = ("chat_template_kwargs", "tools", "reasoning_parser", "tool_parser")
@@ -140,4 +141,4 @@ def open_task(config: Config) -> Task:
         prompts = TextPrompts(prompt.template or "", prompt.few_shot)
     own = PARAMETERS if isinstance(config.dataset, OpenAiBatchDataset) else ()  # a request's own parameters win
     columns = tuple(dict.fromkeys([*task.sampling_columns, *own]))
-    return Task(prompts, config.sampling, columns, task.keep_columns, task.keep_prompt, task.keep_token_ids)
+    return Task(prompts, config.sampling, columns, keep_columns, task.keep_prompt, task.keep_token_ids)
