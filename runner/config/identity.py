@@ -10,7 +10,8 @@ from engine.text.template import read_template
 from runner.config.schema import Config
 
 COSMETIC = {
-    "name", "output_root", "resume", "progress", "tracking", "sinks", "measure", "max_error_rate", "max_truncated_rate"
+    "name", "output_root", "resume", "job", "progress", "tracking", "sinks", "measure", "sweep", "max_error_rate",
+    "max_truncated_rate",
 }  # fmt: skip
 """Sections that change what is shown or where it goes, and no record."""
 

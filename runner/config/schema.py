@@ -23,6 +23,7 @@ from runner.config.sections import (
     Section,
     SinkSection,
 )
+from runner.config.sweep import SweepSection
 
 TaskSection = GenerateTask | ChatTask | EmbedTask
 EngineSection = NativeEngine | NullEngine
@@ -35,6 +36,7 @@ class Config(Section):
         max_error_rate: share of rows in error above which the run fails at its end.
         max_truncated_rate: share of rows cut at the token limit above which the report calls the run INVALID; ``None``
             is the report's own limit, 1.0 never does.
+        job: the file of the job that this run is; sweeps set it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
@@ -48,8 +50,10 @@ class Config(Section):
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
     load: LoadSection = LoadSection()
     measure: MeasureSection = MeasureSection()
+    sweep: SweepSection = SweepSection()
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_truncated_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     output_root: Annotated[str, Field(min_length=1)] = "outputs"
     resume: str | None = None
+    job: str | None = None
     progress: bool = True

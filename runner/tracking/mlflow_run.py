@@ -18,7 +18,8 @@ from typing import Any
 from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
 from runner.tracking.flatten import flatten
-from runner.tracking.store import Store, mlflow_command, open_store
+from runner.tracking.store import Store, client_of, mlflow_command, open_store
+from runner.tracking.system import SystemMetrics
 from runner.tracking.tracker import Status
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ FLUSH_SECONDS = 2.0
 MOST_BUFFERED = 1000  # MLflow's limit for one batch; older points give way if the server stays away
 MOST_PARAMS = 100  # MLflow's limit for one batch
 RECORD = "tracking.json"
+ERROR_TAG = "galley.error"
 ATTEMPTS = 3  # for what is written once: another process may hold the database for a moment
 
 
@@ -40,7 +42,9 @@ class MlflowRunRecord:
     mlflow_run_id: str
 
 
-def open_mlflow_run(run: RunInfo, tracking_uri: str | None, experiment: str, output_root: Path) -> MlflowTracker:
+def open_mlflow_run(
+    run: RunInfo, tracking_uri: str | None, experiment: str, output_root: Path, system_metrics: bool
+) -> MlflowTracker:
     """Open the store, find or create the experiment and the run, and log parameters and tags.
 
     Raises:
@@ -50,6 +54,8 @@ def open_mlflow_run(run: RunInfo, tracking_uri: str | None, experiment: str, out
     run_id = _resumed(run, store) or _created(run, store)
     tracker = MlflowTracker(store, run, run_id)
     tracker.log_config()
+    if system_metrics:
+        tracker.follow_system()
     return tracker
 
 
@@ -80,6 +86,21 @@ def _created(run: RunInfo, store: Store) -> str:
     return run_id
 
 
+def end_dead_run(run_dir: Path, status: Status, error: str | None) -> None:
+    """End the MLflow run of a run folder whose process died before it could. Trouble becomes a warning."""
+    path = run_dir / RECORD
+    if not path.exists():
+        return
+    try:
+        record = MlflowRunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        client = client_of(record.tracking_uri)
+        if error is not None:
+            client.set_tag(record.mlflow_run_id, ERROR_TAG, error[:5000])
+        client.set_terminated(record.mlflow_run_id, status=status)
+    except Exception as trouble:
+        _log.warning("MLflow could not be told that %s ended as %s: %s", run_dir, status, trouble)
+
+
 class MlflowTracker:
     """Owns one MLflow run. A worker thread talks to MLflow while rows flow, so that a slow server slows no row."""
 
@@ -92,6 +113,20 @@ class MlflowTracker:
         self._pending: Future[None] | None = None
         self._last_flush = time.monotonic()
         self._warned = False
+        self._system: SystemMetrics | None = None
+
+    @property
+    def tracked_id(self) -> str | None:
+        """The MLflow run."""
+        return self._id
+
+    def follow_system(self) -> None:
+        """Log the machine's own metrics from now on to the end, as ``system/...``."""
+
+        def start() -> None:
+            self._system = SystemMetrics(self._id, self._store.uri)
+
+        self._safely("follow the machine", start)
 
     def log_config(self) -> None:
         """Log what identifies the run: flattened configuration as parameters; git, hash and command as tags."""
@@ -104,6 +139,8 @@ class MlflowTracker:
             "git.commit": git.get("commit"),
             "git.dirty": str(git["dirty"]).lower() if git else None,
         }
+        if self._run.job is not None:
+            tags |= self._run.job.tags()
         self._safely("log the configuration", lambda: self._write_config(tags))
 
     def _write_config(self, tags: Mapping[str, str | None]) -> None:
@@ -140,14 +177,30 @@ class MlflowTracker:
             for _ in range(min(len(batch), len(self._points))):
                 self._points.popleft()
 
-    def finish(self, status: Status, metrics: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
+    def log_points(self, points: Sequence[tuple[str, int, float]]) -> None:
+        """Write the points, in batches."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, step, value in points if math.isfinite(value)]
+        for start in range(0, len(metrics), MOST_BUFFERED):
+            batch = metrics[start : start + MOST_BUFFERED]
+            self._finally("log the metrics", partial(self._store.client.log_batch, self._id, metrics=batch))
+
+    def finish(
+        self, status: Status, metrics: Mapping[str, Any], artifacts: Sequence[Path], error: str | None = None
+    ) -> None:
         """End the MLflow run; each part is tried even if an earlier one failed."""
+        if self._system is not None:
+            self._safely("follow the machine", self._system.stop)
         if self._pending is not None:
             self._pending.result()
         self._worker.shutdown(wait=True)
         self._finally("log progress", self._flush)
         self._finally("log the metrics", lambda: self._write_metrics(metrics))
         self._finally("log the dataset", self._write_dataset)
+        if error is not None:
+            self._finally("log the error", lambda: self._write_tags({ERROR_TAG: error}))
         for path in artifacts:
             if path.is_file():
                 self._finally(f"upload {path.name}", partial(self._store.client.log_artifact, self._id, str(path)))

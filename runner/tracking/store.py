@@ -61,6 +61,14 @@ def open_store(tracking_uri: str | None, experiment: str, output_root: Path) -> 
         ) from error
 
 
+def client_of(uri: str) -> Any:
+    """An ``mlflow.MlflowClient`` for a store that was opened before."""
+    with _quiet_mlflow():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
 def absolute_uri(tracking_uri: str | None, output_root: Path) -> str:
     """The URI with an absolute SQLite path, so that it means the same from any folder.
 
