@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
+from runner.sink.first import first_rows
 from runner.tracking.flatten import flatten
 from runner.tracking.store import Store, client_of, mlflow_command, open_store
 from runner.tracking.system import SystemMetrics
@@ -29,6 +30,7 @@ MOST_BUFFERED = 1000  # MLflow's limit for one batch; older points give way if t
 MOST_PARAMS = 100  # MLflow's limit for one batch
 RECORD = "tracking.json"
 ERROR_TAG = "galley.error"
+SAMPLE_ROWS = 20
 ATTEMPTS = 3  # for what is written once: another process may hold the database for a moment
 
 
@@ -204,6 +206,7 @@ class MlflowTracker:
         for path in artifacts:
             if path.is_file():
                 self._finally(f"upload {path.name}", partial(self._store.client.log_artifact, self._id, str(path)))
+        self._finally("upload a sample of the rows", self._write_sample)
         self._finally("end the run", lambda: self._store.client.set_terminated(self._id, status=status))
 
     def _write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -237,6 +240,13 @@ class MlflowTracker:
             source=json.dumps(dataset, default=str)[:60_000],
         )
         self._store.client.log_inputs(self._id, [DatasetInput(entity, [InputTag("mlflow.data.context", "inference")])])
+
+    def _write_sample(self) -> None:
+        """The first rows, to look at in MLflow; all of them stay in the run folder."""
+        rows = first_rows(self._run.run_dir, SAMPLE_ROWS)
+        if rows:
+            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            self._store.client.log_text(self._id, text, "sample.jsonl")
 
     def describe(self) -> str:
         """URI, experiment, run and the command that opens the UI."""
