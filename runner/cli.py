@@ -138,8 +138,10 @@ class _Composition:
             self._exit_code = max(self._exit_code, error.exit_code)
 
     def _run_job(self, file: Path) -> None:
-        """A job of a sweep, in whatever process a launcher runs it."""
+        """A job of a sweep, where a launcher of Hydra's has brought it. Those may use a process for several jobs: each
+        gets a fresh one here too, whose death this process can tell of."""
         from runner.sweep.job_file import read_job_file
-        from runner.sweep.process import run_job
+        from runner.sweep.local import LocalJobs
+        from runner.sweep.slots import Slot
 
-        self._exit_code = max(self._exit_code, run_job(read_job_file(file)))
+        LocalJobs([Slot("here", {})], False, dict(os.environ)).run([read_job_file(file)])

@@ -23,9 +23,10 @@ SUMMARY = (
 """What is summarised over repeats; a metric that no run has is left out."""
 
 GAINS = ("output_tokens_per_s", "total_tokens_per_s")
-COSTS = (("ttft_ms", "Time to first token"), ("tpot_ms", "Time per output token"), ("e2e_ms", "End to end"))
+COSTS = (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E"))
 PERCENTILES = ("p99", "p95", "p90", "p50")
 FEW_REPEATS = 3
+MOST_CHARTS = 2  # a pooling model has neither of the first two kinds of latency, and gets the third
 
 
 def build_sweep_report(path: Path) -> list[Path]:
@@ -60,6 +61,7 @@ def _context(sweep: Sweep) -> dict[str, Any]:
         "keys": setting_keys(results),
         "columns": columns,
         "variants": [_variant(variant, columns) for variant in variants],
+        "short": short_keys(setting_keys(results)),
         "jobs": [_job(sweep, result) for result in results],
         "failed": [result for result in results if result.state.standing == "failed"],
         "left": [result for result in results if result.state.standing not in ("finished", "failed")],
@@ -69,6 +71,12 @@ def _context(sweep: Sweep) -> dict[str, Any]:
         "again": shlex.join(sweep.command),
         "rebuild": shlex.join(["runner", "report", str(sweep.path)]),
     }
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Each key's last part, where that tells it from the others."""
+    ends = [key.lstrip("+").rpartition(".")[2] for key in keys]
+    return {key: end if ends.count(end) == 1 else key.lstrip("+") for key, end in zip(keys, ends, strict=True)}
 
 
 def _known(variants: Sequence[VariantResult], name: str) -> bool:
@@ -109,9 +117,11 @@ def _charts(variants: Sequence[VariantResult]) -> Iterator[dict[str, Any]]:
     gain = next((name for name in GAINS if any(variant.mean(name) for variant in measured)), None)
     if gain is None:
         return
+    shown = 0
     for base, title in COSTS:
         cost = next((f"{base}/{p}" for p in PERCENTILES if all(_has(v, f"{base}/{p}") for v in measured)), None)
-        if cost is not None:
+        if cost is not None and shown < MOST_CHARTS:
+            shown += 1
             yield from _chart(measured, cost, gain, title)
 
 
@@ -126,9 +136,9 @@ def _chart(variants: Sequence[VariantResult], cost: str, gain: str, title: str) 
     if wide is not None:
         front = ", ".join(str(point.number) for point in pareto_front(points))
         yield {
-            "title": f"Throughput and {title.lower()}",
-            "note": f"up and left is better; on the front: {front}",
-            "legend": [("s2", "Pareto front"), ("s1", "beaten in both")],
+            "title": f"{_title(gain)} (tokens/s) over {title}",
+            "note": "up and left is better",
+            "legend": [("s2", f"Pareto front: {front}")],
             "half": True,
             "wide": wide,
             "narrow": tradeoff(points, *titles, NARROW),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +21,7 @@ from runner.run_info import RunInfo
 from runner.sweep.compose import Prepared
 from runner.sweep.folder import Sweep, SweepFolder, lock_file
 from runner.sweep.job_file import JobFile
+from runner.sweep.local import GRACE_SECONDS
 from runner.sweep.plan import PlannedJob
 from runner.sweep.watch import Watch
 from runner.tracking import Tracker, TrackingError, open_tracker
@@ -86,7 +91,8 @@ class Session:
             config = prepared.resolved | {"job": None}
             JobFile(job, config, command(planned), prepared.wants_gpu, prepared.error).write()
             if prepared.error is None:
-                good.append([*planned.variant.overrides, f"job={path_value(job.file('json'))}"])
+                own = (f"job={path_value(job.file('json'))}", f"hydra.sweep.dir={path_value(self.sweep.path)}")
+                good.append([*planned.variant.overrides, *own])
             else:
                 note_end(job, "failed", 2, prepared.error)
         problem = None
@@ -94,6 +100,7 @@ class Session:
             if good:
                 self.launch(good)
         except Interrupted:
+            self._stop_here([planned for planned, _ in jobs])
             raise
         except RunnerError:
             raise
@@ -101,6 +108,18 @@ class Session:
             problem = f"the launcher failed: {type(error).__name__}: {error}"
         finally:
             self._settle([planned for planned, _ in jobs], problem)
+
+    def _stop_here(self, jobs: Sequence[PlannedJob]) -> None:
+        """End the jobs that another launcher has running on this machine; those of ours have ended already."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        for planned in jobs:
+            job = self.sweep.job(planned)
+            state = read_state(job)
+            if state.standing == "running" and state.pid is not None and state.host == socket.gethostname():
+                with contextlib.suppress(OSError):
+                    os.kill(state.pid, signal.SIGTERM)
+                while read_state(job).standing == "running" and time.monotonic() < deadline:
+                    time.sleep(0.1)
 
     def _settle(self, jobs: Sequence[PlannedJob], problem: str | None) -> None:
         """Note the end of processes that died where no launcher of ours saw it."""

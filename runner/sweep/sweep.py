@@ -13,10 +13,10 @@ from typing import Any
 
 from runner.command import run_command
 from runner.config.sweep import SweepSection
-from runner.errors import ConfigError, Interrupted
+from runner.errors import ConfigError, Interrupted, RunFailedError
 from runner.interrupts import Interrupts
 from runner.sweep.compose import Composer, Prepared
-from runner.sweep.finish import finish_sweep, print_sweep
+from runner.sweep.finish import Points, finish_sweep, print_sweep
 from runner.sweep.folder import Sweep, SweepFolder, open_sweep_folder
 from runner.sweep.plan import PlannedJob, interleaved
 from runner.sweep.session import Launch, Session, SweepFailedError, open_parent, say_resume
@@ -115,6 +115,15 @@ def new_sweep(
     return Sweep(Path(), name, sweep_hash, request.command, section.repeats, section.warmup, search, experiment, jobs)
 
 
+def _finished(sweep: Sweep) -> tuple[RunFailedError | None, list[Path], Points]:
+    """Table, report and points. A report that cannot be built must not keep MLflow and the user from the end."""
+    try:
+        return None, *finish_sweep(sweep)
+    except Exception as error:
+        text = f"the jobs' outputs are kept, and the report could not be built: {type(error).__name__}: {error}"
+        return RunFailedError(text), [], []
+
+
 class opened:  # noqa: N801 - a context manager
     """The sweep's folder, tracker and session while jobs run; at the end table, report, summary and exit code."""
 
@@ -159,7 +168,7 @@ class opened:  # noqa: N801 - a context manager
 
     def _finish(self, error: BaseException | None) -> None:
         sweep = self._session.sweep
-        files, points = finish_sweep(sweep)
+        trouble, files, points = _finished(sweep)
         failed = error is not None or any(sweep.state(job).standing == "failed" for job in sweep.jobs)
         status: Any = "KILLED" if isinstance(error, Interrupted) else "FAILED" if failed else "FINISHED"
         self._tracker.log_points(points)
@@ -167,6 +176,8 @@ class opened:  # noqa: N801 - a context manager
         print_sweep(sweep, self._tracker.describe())
         if error is not None or sweep.open_jobs():
             say_resume(sweep)
+        if trouble is not None and error is None:
+            raise trouble
 
     def _judge(self) -> None:
         """Raise what the exit code is made of."""

@@ -13,7 +13,9 @@ from typing import Any
 from runner.job import JobState
 from runner.run_outcome import finished_rows
 from runner.sweep.folder import Sweep, read_sweep
-from tests.runner.launch import NULL, SECONDS, only_sweep
+from tests.runner.launch import NULL, only_sweep
+
+WAIT_SECONDS = 180
 
 QUICK = ("-m", "+recipe=demo", *NULL, "dataset.path=articles.jsonl", "dataset.limit=null", "sampling.max_tokens=8")
 SLOW = (*QUICK, "engine.seconds_per_step=0.02", "engine.max_num_seqs=4")
@@ -45,7 +47,7 @@ def started_order(sweep: Sweep) -> list[int]:
 
 def wait_for(process: subprocess.Popen[str], folder: Path, reached: Callable[[Sweep], bool]) -> Sweep:
     """Wait until a sweep that runs has come so far."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the sweep does not get on"
