@@ -200,13 +200,17 @@ class Search:
 
         asked = [trial.number for trial in study.trials if trial.state == TrialState.RUNNING]
         planned = {job.trial: job for job in self.session.sweep.jobs}
-        prepared = {n: self.request.composer.prepare(planned[n].variant) for n in asked if n in planned}
+        prepared = {n: self._again(planned[n].variant) for n in asked if n in planned}
         if any(job.trial in prepared for job in self.session.sweep.open_jobs()):
             self._run(prepared)
         for number in asked:
             found = prepared.get(number)
             self._tell(study, number, None if found is None else found.identity)
         self._note(len(study.trials))
+
+    def _again(self, variant: Variant) -> Prepared:
+        """A point of an earlier process with today's command line, which may ask for more trials."""
+        return self.request.composer.prepare(variant_of(variant.number, self.fixed, variant.settings))
 
     def _note(self, told: int) -> None:
         """Write how many trials are told; the manifest alone then says whether the search is through."""

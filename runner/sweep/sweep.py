@@ -134,7 +134,11 @@ class opened:  # noqa: N801 - a context manager
         self._folder: SweepFolder = open_sweep_folder(root, planned, resume)
         verb = "resuming" if self._folder.resumed else "starting"
         sweep = self._folder.sweep
-        count = f"{len(sweep.jobs)} jobs" if sweep.search is None else f"{sweep.search['trials']} trials"
+        count = (
+            f"{len(sweep.jobs)} jobs"
+            if sweep.search is None
+            else f"{(planned.search or sweep.search)['trials']} trials"
+        )
         print(f"{verb} the sweep {sweep.name}, {count}: {sweep.path}", file=sys.stderr, flush=True)
         try:
             self._tracker = self._open_tracker(root)
