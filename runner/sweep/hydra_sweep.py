@@ -19,9 +19,10 @@ from runner.errors import ConfigError
 from runner.sweep.compose import Composer
 from runner.sweep.job_file import JobFile, read_job_file
 from runner.sweep.local import LocalJobs
+from runner.sweep.request import Request
 from runner.sweep.session import Launch
 from runner.sweep.slots import slots
-from runner.sweep.sweep import Request, run_sweep
+from runner.sweep.sweep import run_sweep
 
 
 def sweep(

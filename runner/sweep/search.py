@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
@@ -19,12 +19,11 @@ from runner.errors import ConfigError
 from runner.interrupts import Interrupts
 from runner.sweep.compose import Prepared
 from runner.sweep.objective import Goal, objective_of
+from runner.sweep.open_sweep import OpenSweep, new_sweep
 from runner.sweep.plan import PlannedJob, Variant, interleaved
+from runner.sweep.request import Request
 from runner.sweep.results import VariantResult, job_results, variant_results
 from runner.sweep.session import Session
-
-if TYPE_CHECKING:
-    from runner.sweep.sweep import Request
 
 STORAGE = "optuna.db"
 WORST = 1e300  # Optuna takes no infinities
@@ -39,8 +38,6 @@ def run_search(
         ConfigError: the goal or the space is wrong, or Optuna is not installed.
         SweepFailedError, Interrupted: as of any sweep.
     """
-    from runner.sweep.sweep import new_sweep, opened
-
     _require_optuna()
     goal = objective_of(section.search.model_dump())
     space = {key: override for key, override in overrides.items() if override.is_sweep_override()}
@@ -57,7 +54,7 @@ def run_search(
     if first.error is not None:
         raise ConfigError(first.error)
     planned = new_sweep(request, section, [first.name], what, ())
-    with opened(request, planned, interrupts) as session:
+    with OpenSweep(request, planned, interrupts) as session:
         search = Search(request, section, section.search, goal, fixed, distributions, session)
         search.run(section.search.at_once or request.at_once(first.wants_gpu))
 

@@ -24,7 +24,7 @@ from runner.sweep.job_file import JobFile
 from runner.sweep.local import GRACE_SECONDS
 from runner.sweep.plan import PlannedJob
 from runner.sweep.watch import Watch
-from runner.tracking import Tracker, TrackingError, open_tracker
+from runner.tracking import Tracker, open_tracker
 
 Launch = Callable[[Sequence[Sequence[str]]], None]
 """Runs jobs, given by their overrides, to their ends."""
@@ -154,6 +154,3 @@ def say_resume(sweep: Sweep) -> None:
     )
     words = [*sweep.command, f"resume={path_value(sweep.path)}"]
     print(f"resume with: {shlex.join(words)}", file=sys.stderr, flush=True)
-
-
-__all__ = ["Launch", "Session", "SweepFailedError", "TrackingError", "open_parent", "say_resume"]

@@ -50,7 +50,7 @@ def job_table(sweep: Sweep, lines: Sequence[tuple[PlannedJob, JobState]], rows: 
     title = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     table = Table(title=f"{sweep.name}: {len(lines)} jobs, {title}", title_justify="left")
     keys = list(dict.fromkeys(key for planned, _ in lines for key in planned.variant.settings))
-    for name in ("job", *map(short_key, keys), "repeat", "state", "rows", "s", ""):
+    for name in ("job", *map(short_key, keys), "repeat", "state", "rows", "s", "cause"):
         table.add_column(name, justify="right" if name in ("job", "rows", "s") else "left", overflow="fold")
     for planned, state in _shown(lines):
         end = state.ended_at if state.standing != "running" else now

@@ -40,7 +40,7 @@ class Watch:
     tracker: Tracker
     shown: bool
     _states: dict[int, JobState] = field(default_factory=dict)
-    _told: set[int] = field(default_factory=set)
+    _rows: dict[int, int] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Watch:
@@ -82,10 +82,11 @@ class Watch:
                 self._changed(planned, state)
 
     def _changed(self, planned: PlannedJob, state: JobState) -> None:
+        self._rows.pop(planned.number, None)
         if self.shown and self._live is None:
             print(job_line(planned, len(self.sweep.jobs), state), file=sys.stderr, flush=True)
         if state.died and state.run_dir is not None:
-            from runner.tracking.mlflow_run import end_dead_run
+            from runner.tracking.record import end_dead_run
 
             status: Status = "KILLED" if state.standing == "killed" else "FAILED"
             end_dead_run(state.run_dir, status, state.error)
@@ -96,5 +97,7 @@ class Watch:
     def _table(self) -> Table:
         now = time.time()
         lines = [(planned, self._states.get(planned.number, JobState())) for planned in self.sweep.jobs]
-        rows = {p.number: finished_rows(s.run_dir) for p, s in lines if s.standing == "running" and s.run_dir}
-        return job_table(self.sweep, lines, rows, now)
+        for planned, state in lines:
+            if state.run_dir is not None and (state.standing == "running" or planned.number not in self._rows):
+                self._rows[planned.number] = finished_rows(state.run_dir)
+        return job_table(self.sweep, lines, self._rows, now)

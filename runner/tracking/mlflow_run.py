@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
 from runner.sink.first import first_rows
 from runner.tracking.flatten import flatten
-from runner.tracking.store import Store, client_of, mlflow_command, open_store
+from runner.tracking.record import ERROR_TAG, RECORD, MlflowRunRecord
+from runner.tracking.store import Store, mlflow_command, open_store
 from runner.tracking.system import SystemMetrics
 from runner.tracking.tracker import Status
 
@@ -28,20 +28,8 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 2.0
 MOST_BUFFERED = 1000  # MLflow's limit for one batch; older points give way if the server stays away
 MOST_PARAMS = 100  # MLflow's limit for one batch
-RECORD = "tracking.json"
-ERROR_TAG = "galley.error"
 SAMPLE_ROWS = 20
 ATTEMPTS = 3  # for what is written once: another process may hold the database for a moment
-
-
-@dataclass(frozen=True)
-class MlflowRunRecord:
-    """tracking.json in the run folder: which MLflow run a resumed process goes on with."""
-
-    tracking_uri: str
-    experiment: str
-    experiment_id: str
-    mlflow_run_id: str
 
 
 def open_mlflow_run(
@@ -86,21 +74,6 @@ def _created(run: RunInfo, store: Store) -> str:
     run.run_dir.mkdir(parents=True, exist_ok=True)
     (run.run_dir / RECORD).write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
     return run_id
-
-
-def end_dead_run(run_dir: Path, status: Status, error: str | None) -> None:
-    """End the MLflow run of a run folder whose process died before it could. Trouble becomes a warning."""
-    path = run_dir / RECORD
-    if not path.exists():
-        return
-    try:
-        record = MlflowRunRecord(**json.loads(path.read_text(encoding="utf-8")))
-        client = client_of(record.tracking_uri)
-        if error is not None:
-            client.set_tag(record.mlflow_run_id, ERROR_TAG, error[:5000])
-        client.set_terminated(record.mlflow_run_id, status=status)
-    except Exception as trouble:
-        _log.warning("MLflow could not be told that %s ended as %s: %s", run_dir, status, trouble)
 
 
 class MlflowTracker:
