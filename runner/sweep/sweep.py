@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner.config.sweep import SweepSection
-from runner.errors import ConfigError
+from runner.errors import ConfigError, RunFailedError
 from runner.interrupts import Interrupts
 from runner.sweep.compose import Prepared
 from runner.sweep.folder import Sweep
@@ -24,8 +24,16 @@ def run_sweep(request: Request) -> None:
     Raises:
         ConfigError: the declaration is wrong; nothing was run.
         SweepFailedError: some jobs failed; the others are complete.
+        RunFailedError: the disk is full.
         Interrupted: SIGINT or SIGTERM; what is finished is kept.
     """
+    try:
+        _run(request)
+    except OSError as error:
+        raise RunFailedError(f"the sweep's folder cannot be written: {error}. Is the disk full?") from None
+
+
+def _run(request: Request) -> None:
     section = request.composer.section()
     overrides = all_overrides(request.params, request.arguments, request.composer.loader)
     with Interrupts() as interrupts:

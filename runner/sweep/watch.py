@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from rich.console import Console
@@ -77,6 +77,8 @@ class Watch:
                 continue
             # what an earlier process left may be behind its journal; what runs now notes its own end
             state = self.sweep.state(planned) if first else read_state(self.sweep.job(planned))
+            if first and state.standing == "running":  # its process died with the sweep's
+                state = replace(state, standing="killed")
             self._states[planned.number] = state
             if not first and (state.standing, state.starts) != (before.standing, before.starts):
                 self._changed(planned, state)

@@ -231,8 +231,10 @@ def test_places_on_this_machine() -> None:
 
 def test_a_sweeps_folder_can_be_moved(tmp_path: Path) -> None:
     articles(tmp_path, 2)
-    succeed(tmp_path, *QUICK, "engine.max_num_seqs=1,2")
+    words = (*QUICK, "engine.max_num_seqs=1,2")
+    succeed(tmp_path, *words)
     sweep = sweep_in(tmp_path)
+    assert "nothing to carry on" in refused(tmp_path, *words, f"resume={sweep.path}")
     before = (sweep.path / "table.csv").read_bytes()
     shutil.move(str(tmp_path / "outputs"), str(tmp_path / "elsewhere"))
     moved = tmp_path / "elsewhere" / sweep.path.relative_to(tmp_path / "outputs")

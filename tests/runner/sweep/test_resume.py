@@ -84,8 +84,6 @@ def test_a_killed_sweep_takes_its_jobs_along_and_goes_on(tmp_path: Path) -> None
     succeed(tmp_path, *WORDS)
     check_complete(tmp_path)
     assert sum(state.starts for state in states(sweep_in(tmp_path))) == 6
-    succeed(tmp_path, *WORDS)  # what is complete is not resumed: this is another sweep
-    assert len(list((tmp_path / "outputs" / "demo").glob("sweep-*"))) == 2
 
 
 def test_another_sweep_is_not_resumed(tmp_path: Path) -> None:
