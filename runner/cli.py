@@ -17,13 +17,14 @@ from runner.threads import set_thread_defaults
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMMANDS = ("list", "report")
+COMMANDS = ("list", "report", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code.
 
-    0 done, 1 the run failed, 2 the command or configuration is wrong, 130 SIGINT, 143 SIGTERM.
+    0 done, 1 the run failed, 2 the command or configuration is wrong, 3 a requirement is not met or B is worse,
+    4 outputs differ, 130 SIGINT, 143 SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_thread_defaults(os.environ)
@@ -45,13 +46,22 @@ def _dispatch(words: list[str]) -> int:
     config_dir = config_dir_of(words)
     folders = user_folders(config_dir)
     if words and words[0] in COMMANDS:
-        return _list(folders) if words[0] == "list" else _report(words[1:])
+        return _command(words[0], words[1:], folders)
     if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
         raise ConfigError(
             f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}\ncommands: {', '.join(COMMANDS)}; "
             f"a recipe runs as: runner +recipe=NAME"
         )
     return _Composition(words, folders, config_dir).run()
+
+
+def _command(name: str, words: list[str], folders: list[Path]) -> int:
+    """What is no recipe; each command imports its own part alone."""
+    if name == "compare":
+        from runner.compare.command import run_compare
+
+        return run_compare(words)
+    return _report(words) if name == "report" else _list(folders)
 
 
 def _list(folders: list[Path]) -> int:

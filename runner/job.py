@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runner.errors import RequirementError
 from runner.sink.atomic import replaced
 
 FOLDER = "jobs"  # in the sweep's folder: NNN.json, NNN.state.json, NNN.log, NNN.lock
 Standing = Literal["planned", "running", "finished", "failed", "killed"]
+UNMET = RequirementError.exit_code
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class JobState:
     Args:
         standing: ``failed`` also where its process died.
         run_dir: its run's folder, once there is one.
-        error: why it failed, readable.
+        error: why it failed, or which requirement it does not meet; readable.
         exit_code: as the command line would have given it.
         died: its process ended without a word, so that nobody has told MLflow.
         starts: how many processes have worked on it.
@@ -99,6 +101,14 @@ class JobState:
     def through(self) -> bool:
         """Whether running it again would change nothing: its run came to its end."""
         return self.standing == "finished" or self.ended
+
+
+def standing_of(exit_code: int) -> Standing:
+    """How a job stands whose process ended with this code. One that does not meet its requirements has measured all
+    there is to measure: it is finished, and its error says what it lacks."""
+    if exit_code in (0, UNMET):
+        return "finished"
+    return "killed" if exit_code > 128 else "failed"
 
 
 def read_state(job: Job) -> JobState:

@@ -12,16 +12,21 @@ from runner.journal import FILE_NAME
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that came to its end; ``problem`` says why it failed all the same (too many rows in error)."""
+    """A run that came to its end; ``problem`` says what is wrong with it all the same (too many rows in error, a
+    requirement that is not met), with the exit code that this gives."""
 
     problem: str | None
+    exit_code: int
 
 
 def outcome(run_dir: Path) -> Outcome | None:
     """How the run ended; ``None`` if it has not, or if there is no such run."""
     rows = _query(run_dir, "SELECT key, value FROM meta WHERE key IN ('state', 'problem')")
     notes = {key: json.loads(value) for key, value in rows or ()}
-    return Outcome(notes.get("problem")) if notes.get("state") == "finished" else None
+    if notes.get("state") != "finished":
+        return None
+    problem = notes.get("problem")
+    return Outcome(None, 0) if problem is None else Outcome(problem["message"], problem["exit_code"])
 
 
 def finished_rows(run_dir: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.measure.definitions import Metric
+from runner.measure.repeats import FEWEST_REPEATS
 from runner.report.build import HALF, NARROW, report_environment
 from runner.report.run_files import ReportError
 from runner.report.tradeoff import Point, pareto_front, tradeoff
@@ -25,7 +26,6 @@ SUMMARY = (
 GAINS = ("output_tokens_per_s", "total_tokens_per_s")
 COSTS = (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E"))
 PERCENTILES = ("p99", "p95", "p90", "p50")
-FEW_REPEATS = 3
 MOST_CHARTS = 2  # a pooling model has neither of the first two kinds of latency, and gets the third
 
 
@@ -51,7 +51,7 @@ def build_sweep_report(path: Path) -> list[Path]:
 def _context(sweep: Sweep) -> dict[str, Any]:
     results = job_results(sweep)
     variants = variant_results(results)
-    columns = [(name, _title(name), metric_of(name)) for name in SUMMARY if _known(variants, name)]
+    columns = [(name, _title(name), metric_of(name)) for name in summarised(variants)]
     counts = [(state, sum(r.state.standing == state for r in results)) for state in ("finished", "failed", "killed")]
     return {
         "sweep": sweep,
@@ -69,6 +69,7 @@ def _context(sweep: Sweep) -> dict[str, Any]:
         "notes": list(_notes(sweep, results, variants)),
         "search": _search(sweep, variants),
         "again": shlex.join(sweep.command),
+        "compare": shlex.join(["runner", "compare", f"{sweep.path}@KEY=VALUE", f"{sweep.path}@KEY=VALUE"]),
         "rebuild": shlex.join(["runner", "report", str(sweep.path)]),
     }
 
@@ -79,8 +80,12 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     return {key: end if ends.count(end) == 1 else key.lstrip("+") for key, end in zip(keys, ends, strict=True)}
 
 
-def _known(variants: Sequence[VariantResult], name: str) -> bool:
-    return any(variant.mean(name) is not None for variant in variants)
+def summarised(variants: Sequence[VariantResult]) -> list[str]:
+    """What has a value: how good the outputs are, as far as the recipe asked, and how fast they came."""
+    seen = dict.fromkeys(name for variant in variants for repeat in variant.repeats for name in repeat.flat)
+    quality = [name for name in seen if (metric := metric_of(name)) is not None and metric.group == "quality"]
+    names = [*SUMMARY, *(name for name in quality if not name.endswith(("/low", "/high")))]
+    return [name for name in names if any(variant.mean(name) is not None for variant in variants)]
 
 
 def _title(name: str) -> str:
@@ -91,10 +96,8 @@ def _title(name: str) -> str:
 
 
 def _variant(variant: VariantResult, columns: Sequence[tuple[str, str, Metric | None]]) -> dict[str, Any]:
-    cells = [
-        (variant.mean(name), variant.deviation(name), metric.unit if metric else "") for name, _, metric in columns
-    ]
-    return {"variant": variant.variant, "runs": len(variant.repeats), "cells": cells}
+    cells = [(variant.spread(name), metric.unit if metric else "") for name, _, metric in columns]
+    return {"variant": variant.variant, "runs": len(variant.repeats), "unmet": variant.unmet, "cells": cells}
 
 
 def _job(sweep: Sweep, result: JobResult) -> dict[str, Any]:
@@ -150,8 +153,11 @@ def _notes(sweep: Sweep, results: Sequence[JobResult], variants: Sequence[Varian
         warmups = sum(result.planned.warmup for result in results)
         yield f"{warmups} warm-up runs are listed and count in no figure."
     fewest = min((len(variant.repeats) for variant in variants), default=0)
-    if fewest < FEW_REPEATS:
-        yield f"Fewer than {FEW_REPEATS} repeats: what the spread says about differences is little."
+    if fewest < FEWEST_REPEATS:
+        yield f"Fewer than {FEWEST_REPEATS} repeats: there is no interval, and differences may be chance."
+    unmet = sum(variant.unmet for variant in variants)
+    if unmet:
+        yield f"{unmet} finished jobs do not meet their requirements; the table of jobs says which."
     resumed = sum(result.state.starts > 1 for result in results)
     if resumed:
         yield f"{resumed} jobs were interrupted and resumed; their figures add up over their sessions."

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runner.report.format import number
-from runner.report.sweep import SUMMARY, build_sweep_report
+from runner.report.sweep import build_sweep_report, summarised
 from runner.sweep.folder import MANIFEST, Sweep
 from runner.sweep.results import VariantResult, job_results, variant_results, write_table
 from runner.sweep.table import cause, repeat_text, short_key
@@ -33,11 +33,15 @@ def finish_sweep(sweep: Sweep) -> tuple[list[Path], Points]:
     results = job_results(sweep)
     files = [sweep.path / MANIFEST, write_table(sweep, results), *build_sweep_report(sweep.path)]
     points: Points = []
-    for variant in variant_results(results):
-        for name in SUMMARY:
-            for suffix, value in (("mean", variant.mean(name)), ("sd", variant.deviation(name))):
-                if value is not None:
-                    points.append((f"{name}/{suffix}", variant.variant.number, value))
+    variants = variant_results(results)
+    names = summarised(variants)
+    for variant in variants:
+        for name in names:
+            found = variant.spread(name)
+            values = {"mean": found.mean, "sd": found.deviation, "low": found.low, "high": found.high}
+            points += [
+                (f"{name}/{k}", variant.variant.number, value) for k, value in values.items() if value is not None
+            ]
     return files, points
 
 
@@ -49,9 +53,10 @@ def print_sweep(sweep: Sweep, tracking: str) -> None:
     if any(variant.repeats for variant in variants):
         console.print(_table(sweep, variants))
     for result in results:
-        if result.state.standing == "failed":
+        if result.state.error is not None:
             repeat = repeat_text(result.planned)
-            line = f"failed: job {result.planned.number} ({result.planned.variant.label}, {repeat}): "
+            what = "failed" if result.state.standing == "failed" else "not met"
+            line = f"{what}: job {result.planned.number} ({result.planned.variant.label}, {repeat}): "
             console.print(line + cause(result.state), soft_wrap=True, highlight=False, markup=False)
     console.print(f"\nsweep    {sweep.path}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {sweep.path / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
@@ -75,5 +80,5 @@ def _table(sweep: Sweep, variants: list[VariantResult]) -> Table:
 
 def _spread(variant: VariantResult, name: str) -> str:
     """Mean, and the standard deviation where there is one."""
-    mean, deviation = variant.mean(name), variant.deviation(name)
-    return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
+    found = variant.spread(name)
+    return number(found.mean) if found.deviation is None else f"{number(found.mean)} ± {number(found.deviation)}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.job import FOLDER, Job, JobState, read_state
+from runner.job import FOLDER, Job, JobState, read_state, standing_of
 from runner.run_outcome import outcome
 from runner.sink.atomic import replaced
 from runner.sweep.plan import PlannedJob
@@ -70,9 +70,8 @@ class Sweep:
         end = outcome(state.run_dir)
         if end is None:
             return state
-        if end.problem is not None:
-            return replace(state, standing="failed", error=end.problem, exit_code=1, ended=True)
-        return replace(state, standing="finished", error=None, exit_code=0, ended=True)
+        standing = standing_of(end.exit_code)
+        return replace(state, standing=standing, error=end.problem, exit_code=end.exit_code, ended=True)
 
     def open_jobs(self) -> list[PlannedJob]:
         """The jobs that are not through: never begun, interrupted, or failed before their run's end."""

@@ -51,8 +51,9 @@ class Goal:
         return f"{self.direction} {self.metric}" + (f" with {limits}" if limits else "")
 
     def feasible(self, variant: VariantResult) -> bool:
-        """Whether it keeps to all bounds and has a value."""
-        return variant.mean(self.metric) is not None and all(bound.excess(variant) <= 0 for bound in self.bounds)
+        """Whether it has a value, meets its requirements and keeps to all bounds."""
+        kept = all(bound.excess(variant) <= 0 for bound in self.bounds)
+        return kept and not variant.unmet and variant.mean(self.metric) is not None
 
 
 def objective_of(search: Mapping[str, Any]) -> Goal:
@@ -99,6 +100,8 @@ def _bounds(search: Mapping[str, Any]) -> tuple[Bound, ...]:
 
 
 def _checked(name: str, key: str) -> str:
+    if (metric := metric_of(name)) is not None and metric.group == "quality":
+        return name
     single = [metric.name for metric in METRICS if not metric.distribution]
     known = [*single, *(f"{metric.name}/{s}" for metric in METRICS if metric.distribution for s in STATISTICS)]
     if name not in known:

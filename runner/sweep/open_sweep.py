@@ -107,10 +107,14 @@ class OpenSweep:
         sweep = self._session.sweep
         states = [(job, sweep.state(job)) for job in sweep.jobs]
         failed = [(job, state) for job, state in states if state.standing == "failed"]
+        unmet = [(job, state) for job, state in states if state.standing == "finished" and state.error is not None]
         left = sum(state.standing in ("planned", "killed", "running") for _, state in states)
-        if not failed and not left:
+        if not failed and not unmet and not left:
             return
-        lines = [f"{len(failed)} of {len(states)} jobs failed" + (f", {left} were not run" if left else "")]
-        lines += [f"  job {job.number} ({job.variant.label}): {cause(state)}" for job, state in failed[:MOST_NAMED]]
-        lines += [f"  and {len(failed) - MOST_NAMED} more"] if len(failed) > MOST_NAMED else []
-        raise SweepFailedError("\n".join(lines), max([1, *(state.exit_code or 1 for _, state in failed)]))
+        parts = [f"{len(failed)} of {len(states)} jobs failed"] if failed or not unmet else []
+        parts += [f"{len(unmet)} of {len(states)} jobs do not meet their requirements"] if unmet else []
+        lines = [", ".join([*parts, *([f"{left} were not run"] if left else [])])]
+        named = [*failed, *unmet]
+        lines += [f"  job {job.number} ({job.variant.label}): {cause(state)}" for job, state in named[:MOST_NAMED]]
+        lines += [f"  and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+        raise SweepFailedError("\n".join(lines), max([1, *(state.exit_code or 1 for _, state in named)]))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import Interrupted, RunFailedError, RunnerError
-from runner.job import Job, Standing, note_end, note_started
+from runner.job import Job, note_end, note_started, standing_of
 from runner.sweep.folder import lock_file
 from runner.sweep.job_file import JobFile, read_job_file
 from runner.threads import set_thread_defaults
@@ -48,8 +48,7 @@ def run_job(file: JobFile) -> int:
     try:
         note_started(file.job)
         code, error = _attempt(file)
-        standing: Standing = "finished" if code == 0 else "killed" if code > 128 else "failed"
-        note_end(file.job, standing, code, error)
+        note_end(file.job, standing_of(code), code, error)
         return code
     finally:
         os.close(lock)

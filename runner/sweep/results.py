@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.job import JobState
-from runner.measure.definitions import METRICS, Metric
+from runner.measure.definitions import find
+from runner.measure.metric import Metric
+from runner.measure.repeats import Spread, spread
 from runner.sink.atomic import replaced
 from runner.sweep.folder import Sweep
 from runner.sweep.plan import PlannedJob, Variant
@@ -41,20 +42,18 @@ class VariantResult:
     variant: Variant
     repeats: tuple[JobResult, ...]
 
-    def values(self, name: str) -> list[float]:
-        """One metric of each repeat that has it, in their order."""
-        found = (repeat.flat.get(name) for repeat in self.repeats)
-        return [float(value) for value in found if value is not None]
+    @property
+    def unmet(self) -> int:
+        """How many of the repeats do not meet their requirements."""
+        return sum(repeat.state.error is not None for repeat in self.repeats)
+
+    def spread(self, name: str) -> Spread:
+        """Mean, standard deviation and 95% interval of one metric over the repeats."""
+        return spread([repeat.flat.get(name) for repeat in self.repeats])
 
     def mean(self, name: str) -> float | None:
         """Arithmetic mean over the repeats; ``None`` without any."""
-        values = self.values(name)
-        return statistics.fmean(values) if values else None
-
-    def deviation(self, name: str) -> float | None:
-        """Sample standard deviation over the repeats; ``None`` under two."""
-        values = self.values(name)
-        return statistics.stdev(values) if len(values) > 1 else None
+        return self.spread(name).mean
 
 
 def job_results(sweep: Sweep) -> list[JobResult]:
@@ -73,8 +72,10 @@ def variant_results(results: Sequence[JobResult]) -> list[VariantResult]:
 
 def metric_of(name: str) -> Metric | None:
     """The definition behind a flat name such as ``ttft_ms/p99``."""
-    known = {metric.name: metric for metric in METRICS}
-    return known.get(name) or known.get(name.rpartition("/")[0])
+    try:
+        return find(name)
+    except KeyError:
+        return None
 
 
 def setting_keys(results: Sequence[JobResult]) -> list[str]:

@@ -183,6 +183,7 @@ class Search:
         trial = Trial(study, study.trials[number]._trial_id)
         for place, bound in enumerate(self.goal.bounds):
             trial.set_constraint(f"{place}: {bound.text}", min(bound.excess(result), WORST))
+        trial.set_constraint("requirements", result.unmet)
         study.tell(trial, value)
 
     def _result(self, number: int, identity: str | None) -> VariantResult | None:

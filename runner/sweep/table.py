@@ -18,7 +18,7 @@ _STYLES = {"finished": "green", "failed": "red", "killed": "yellow", "running": 
 
 
 def cause(state: JobState) -> str:
-    """Why a job failed, on one line."""
+    """Why a job failed, or what it lacks, on one line."""
     return textwrap.shorten((state.error or "").replace("\n", "; "), MOST_CAUSE, placeholder=" ...")
 
 
