@@ -157,7 +157,7 @@ def _notes(sweep: Sweep, results: Sequence[JobResult], variants: Sequence[Varian
         yield f"Fewer than {FEWEST_REPEATS} repeats: there is no interval, and differences may be chance."
     unmet = sum(variant.unmet for variant in variants)
     if unmet:
-        yield f"{unmet} finished jobs do not meet their requirements; the table of jobs says which."
+        yield f"Finished jobs that do not meet their requirements: {unmet}; the table of jobs says which."
     resumed = sum(result.state.starts > 1 for result in results)
     if resumed:
         yield f"{resumed} jobs were interrupted and resumed; their figures add up over their sessions."

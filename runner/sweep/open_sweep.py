@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.sweep import SweepSection
-from runner.errors import ConfigError, Interrupted, RunFailedError
+from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
 from runner.interrupts import Interrupts
 from runner.sweep.finish import Points, finish_sweep, print_sweep
 from runner.sweep.folder import Sweep, SweepFolder, open_sweep_folder
 from runner.sweep.plan import PlannedJob
 from runner.sweep.request import Request
-from runner.sweep.session import Session, SweepFailedError, open_parent, say_resume
+from runner.sweep.session import Launch, Session, SweepFailedError, open_parent, say_resume
 from runner.sweep.table import cause
 from runner.tracking import Tracker, TrackingError
 
@@ -60,10 +60,19 @@ class OpenSweep:
         count = f"{len(sweep.jobs)} jobs" if planned.search is None else f"{planned.search['trials']} trials"
         print(f"{verb} the sweep {sweep.name}, {count}: {sweep.path}", file=sys.stderr, flush=True)
         try:
+            self._launch = self._open_launcher()
             self._tracker = self._open_tracker(root)
         except BaseException:
             self._folder.close()
             raise
+
+    def _open_launcher(self) -> Launch:
+        try:
+            return self._request.launcher(self._folder.sweep.path)
+        except RunnerError:
+            raise
+        except Exception as error:  # a plugin of somebody else's, or what it needs
+            raise ConfigError(f"hydra/launcher cannot be used: {type(error).__name__}: {error}") from None
 
     def _open_tracker(self, root: Path) -> Tracker:
         sweep, tracking = self._folder.sweep, self._request.composer.plain("tracking")
@@ -75,8 +84,7 @@ class OpenSweep:
 
     def __enter__(self) -> Session:
         shown = bool(self._request.composer.plain("progress"))
-        launch = self._request.launcher(self._folder.sweep.path)
-        self._session = Session(self._folder, self._tracker, launch, shown)
+        self._session = Session(self._folder, self._tracker, self._launch, shown)
         return self._session.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

@@ -252,3 +252,18 @@ def test_a_state_survives_its_file(tmp_path: Path) -> None:
     state = JobState("failed", tmp_path / "run", "no luck", 1, True, 2, 1.0, 2.0, 3, "here")
     write_state(job, state)
     assert read_state(job) == state
+
+
+def test_a_requirement_that_is_not_met_is_named_and_the_job_is_complete(tmp_path: Path) -> None:
+    articles(tmp_path, 3)
+    words = (*QUICK[:-1], "sampling.max_tokens=4,40", "metrics=[{kind: length}]", "require=['output_characters < 60']")
+    result = run(tmp_path, *words)
+    assert result.returncode == 3, result.stderr
+    sweep = sweep_in(tmp_path)
+    assert [(state.standing, state.exit_code) for state in states(sweep)] == [("finished", 0), ("finished", 3)]
+    assert "1 of 2 jobs do not meet their requirements" in result.stderr
+    assert "output_characters" in result.stdout
+    text = (sweep.path / "report.md").read_text()
+    assert "do not meet their requirements: 1" in text
+    assert "Characters" in text  # what the recipe judges is in the table of variants
+    assert "resume with" not in result.stderr
