@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.costs import StepGroup
 from engine.stats import EngineStats, TimelinePoint
+from runner.command import path_value
 from runner.config import Config, config_hash, identity
 from runner.config.load import OnlineLoad
 from runner.config.sections import MlflowTracking
@@ -24,6 +25,7 @@ from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RequirementError, RunFailedError, RunnerError
 from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
+from runner.job import Job, note_run
 from runner.journal import Journal
 from runner.load.drive import LoadDrive
 from runner.load.engine import LoadEngine
@@ -40,6 +42,7 @@ from runner.sink import live_file, restore_live
 from runner.sink.atomic import replaced
 from runner.task import Task, check_references, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
+from runner.tracking.tracker import Status
 from runner.writer import Writer
 
 DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset gave when it was read to its end
@@ -47,13 +50,14 @@ DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset
 _log = logging.getLogger("runner")
 
 
-def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
+def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job | None = None) -> None:
     """Run or resume one experiment.
 
     Args:
         config: checked.
         resolved: the same as plain data, for config.yaml and the tracker.
         command: the command line without ``resume``.
+        job: the run's place in a sweep, if it belongs to one.
 
     Raises:
         ConfigError: something that the configuration names is not there; no model was loaded.
@@ -70,9 +74,12 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
         fingerprint = dataset.source.fingerprint()
         what = identity(config, fingerprint)
         digest = config_hash(what)
-        folder = open_run_folder(Path(config.output_root), config.name, digest, what, config.resume)
+        token = None if job is None else job.token
+        folder = open_run_folder(Path(config.output_root), config.name, digest, what, config.resume, token)
         try:
-            info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command)
+            if job is not None:
+                note_run(job, folder.path)
+            info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command, job)
             with _log_file(folder.path / "run.log"):
                 _Run(config, info, folder, dataset, fingerprint, task, interrupts).execute()
         finally:
@@ -110,8 +117,10 @@ class _Run:
             self._ended_early(tracker, "FAILED", repr(error))
             raise RunFailedError(f"internal error: {error!r}\nmore in {self.info.run_dir / 'run.log'}") from None
         failure = self._failure(metrics)
-        tracker.finish("FAILED" if isinstance(failure, RunFailedError) else "FINISHED", metrics, files)
-        self.folder.journal.set(state="finished")
+        status: Status = "FAILED" if isinstance(failure, RunFailedError) else "FINISHED"
+        tracker.finish(status, metrics, files, None if failure is None else str(failure))
+        problem = None if failure is None else {"message": str(failure), "exit_code": failure.exit_code}
+        self.folder.journal.set(state="finished", problem=problem)
         print_summary(self.info, self.config, metrics, tracker.describe())
         if failure is not None:
             raise failure
@@ -143,9 +152,14 @@ class _Run:
         tracking = self.config.tracking
         uri = tracking.tracking_uri if isinstance(tracking, MlflowTracking) else None
         experiment = tracking.experiment if isinstance(tracking, MlflowTracking) else None
+        if experiment is None and self.info.job is not None:
+            experiment = self.info.job.experiment  # a sweep over recipes is one experiment
         root = Path(self.config.output_root)
         try:
-            return open_tracker(tracking.kind, self.info, tracking_uri=uri, experiment=experiment, output_root=root)
+            return open_tracker(
+                tracking.kind, self.info, tracking_uri=uri, experiment=experiment, output_root=root,
+                system_metrics=isinstance(tracking, MlflowTracking) and tracking.system_metrics,
+            )  # fmt: skip
         except TrackingError as error:
             raise ConfigError(str(error)) from None
 
@@ -218,11 +232,11 @@ class _Run:
     def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
         """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""
         _log.error("%s: %s", status, reason)
-        tracker.finish(status, {}, [self.info.run_dir / "config.yaml"])
+        tracker.finish(status, {}, [self.info.run_dir / "config.yaml"], reason)
         rows, _ = self.folder.journal.counts()
         if not rows and not worth_resuming:
             return
-        resume = [*self.info.command, f"resume={_quoted(self.info.run_dir)}"]
+        resume = [*self.info.command, f"resume={path_value(self.info.run_dir)}"]
         print(f"{rows} rows are finished and kept in {self.info.run_dir}", file=sys.stderr)
         print(f"resume with: {shlex.join(resume)}", file=sys.stderr, flush=True)
 
@@ -233,13 +247,6 @@ class _Run:
         except (OSError, sqlite3.Error) as error:
             _log.exception("cannot write")
             raise RunFailedError(f"{self.info.run_dir} cannot be written: {error}. Is the disk full?") from None
-
-
-def _quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    text = str(path)
-    plain = all(character.isalnum() or character in "/-_.+" for character in text)
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _saved_stats(journal: Journal) -> EngineStats:

@@ -12,7 +12,7 @@ from runner.config.schema import Config
 from runner.dataset.files import digest, find_files
 
 COSMETIC = {
-    "name", "output_root", "resume", "progress", "tracking", "sinks", "measure", "max_error_rate",
+    "name", "output_root", "resume", "job", "progress", "tracking", "sinks", "measure", "sweep", "max_error_rate",
     "max_truncated_rate", "metrics", "require",
 }  # fmt: skip
 """Sections that change what is shown or where it goes, and no record."""

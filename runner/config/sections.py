@@ -164,11 +164,12 @@ class SinkSection(Section):
 
 
 class MlflowTracking(Section):
-    """MLflow; without a URI a SQLite file under ``output_root``."""
+    """MLflow; without a URI a SQLite file under ``output_root``. ``system_metrics`` follows the machine as well."""
 
     kind: Literal["mlflow"] = "mlflow"
     tracking_uri: str | None = None
     experiment: str | None = None
+    system_metrics: bool = True
 
 
 class NoTracking(Section):

@@ -49,12 +49,13 @@ def build_report(run_dir: Path) -> list[Path]:
     written = []
     for name in ("report.md", "report.html"):
         path = run_dir / name
-        path.write_text(_environment().get_template(f"{name}.j2").render(context), encoding="utf-8")
+        path.write_text(report_environment().get_template(f"{name}.j2").render(context), encoding="utf-8")
         written.append(path)
     return written
 
 
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """Templates with the filters for figures; a name that is not there is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(enabled_extensions=("html.j2",)),

@@ -76,7 +76,13 @@ def articles(folder: Path, count: int) -> Path:
 
 def run_dirs(folder: Path, recipe: str = "demo") -> list[Path]:
     """The run folders, oldest first."""
-    return sorted((folder / "outputs" / recipe).iterdir())
+    return sorted(p for p in (folder / "outputs" / recipe).iterdir() if not p.name.startswith("sweep-"))
+
+
+def only_sweep(folder: Path, recipe: str = "demo") -> Path:
+    """The one sweep folder."""
+    (path,) = (folder / "outputs" / recipe).glob("sweep-*")
+    return path
 
 
 def only_run(folder: Path, recipe: str = "demo") -> Path:

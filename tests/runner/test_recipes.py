@@ -94,7 +94,7 @@ def test_each_ablation_changes_one_engine_argument() -> None:
     recipe = yaml.safe_load((BUILT_IN / "recipe" / "ablation_gpu.yaml").read_text())
     swept = recipe["hydra"]["sweeper"]["params"]["ablation"].replace(" ", "").split(",")
     assert sorted(swept) == names
-    assert swept[0] == "batch_invariant"
+    assert swept[0] == "baseline"
 
 
 def test_a_recipe_may_sweep_by_itself_and_each_job_runs_alone_again(tmp_path: Path) -> None:

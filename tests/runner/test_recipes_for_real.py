@@ -137,6 +137,11 @@ def test_summarize_files_of_ones_own(here: Path) -> None:
     assert [row["id"] for row in found] == ["sea.txt", "sub/hill.txt"]
 
 
+def test_one_job_of_the_sweep_demo_alone(here: Path) -> None:
+    _, found = run(here, "sweep_demo", *SHORT, "dataset.limit=2", "engine.max_num_seqs=2", "hydra.mode=RUN")
+    check_texts(found)
+
+
 def test_embed(here: Path) -> None:
     path, found = run(here, "embed", "dataset.limit=2")
     assert [len(row["output"]) for row in found] == [384, 384]
