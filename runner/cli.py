@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from runner.command import config_dir_of, run_command
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError, nearest
 from runner.recipes import describe, find_recipes, user_folders
 from runner.threads import set_thread_defaults
 
 if TYPE_CHECKING:
-    from hydra.types import RunMode
     from omegaconf import DictConfig
 
 COMMANDS = ("list", "report", "compare", "replay", "doctor")
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    options, _ = _own_options().parse_known_args(words)
-    folders = user_folders(options.config_dir)
+    config_dir = config_dir_of(words)
+    folders = user_folders(config_dir)
     if words and words[0] in COMMANDS:
         return _command(words[0], words[1:], folders)
     if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
@@ -52,14 +52,7 @@ def _dispatch(words: list[str]) -> int:
             f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}\ncommands: {', '.join(COMMANDS)}; "
             f"a recipe runs as: runner +recipe=NAME"
         )
-    return _Composition(words, folders, options.config_dir).run()
-
-
-def _own_options() -> argparse.ArgumentParser:
-    """The one flag of Hydra's that is needed before Hydra: where else recipes are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", default=None)
-    return parser
+    return _Composition(words, folders, config_dir).run()
 
 
 def _command(name: str, words: list[str], folders: list[Path]) -> int:
@@ -86,12 +79,14 @@ def _list(folders: list[Path]) -> int:
 
 def _report(words: list[str]) -> int:
     if len(words) != 1:
-        raise ConfigError("runner report takes the folder of one run: runner report outputs/RECIPE/RUN")
-    from runner.report import ReportError, build_report
+        raise ConfigError("runner report takes the folder of one run or sweep: runner report outputs/RECIPE/RUN")
+    from runner.report import ReportError, build_report, build_sweep_report
+    from runner.sweep.folder import is_sweep
 
+    path = Path(words[0])
     try:
-        for path in build_report(Path(words[0])):
-            print(path)
+        for written in build_sweep_report(path) if is_sweep(path) else build_report(path):
+            print(written)
     except ReportError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
@@ -100,33 +95,41 @@ def _report(words: list[str]) -> int:
 
 
 class _Composition:
-    """Hydra's part: composes, then runs each job. In a sweep a failed job does not stop the ones after it."""
+    """Hydra's part: composes, then runs what was composed, or hands a sweep to its sweeper."""
 
     def __init__(self, words: list[str], folders: list[Path], config_dir: str | None) -> None:
         self._words, self._folders, self._config_dir = words, folders, config_dir
         self._exit_code = 0
+        self._sweeps = False
 
     def run(self) -> int:
         """Compose and run; the worst job's exit code."""
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here as exceptions instead of Hydra printing them
         import hydra
 
-        from runner.composition import COMPOSITION_ERRORS, check_overrides, explain
+        from runner.composition import check_overrides
         from runner.recipe_source import register_folders
 
         check_overrides([word for word in self._words if not word.startswith("-")], find_recipes(self._folders))
         register_folders(self._folders)
+        self._compose(hydra, self._words)
+        if self._sweeps:  # the recipe's section asks for it
+            self._compose(hydra, [*self._words, "hydra.mode=MULTIRUN"])
+        return self._exit_code
+
+    def _compose(self, hydra: ModuleType, words: list[str]) -> None:
+        from runner.composition import COMPOSITION_ERRORS, explain
+
         compose = hydra.main(version_base="1.3", config_path="pkg://recipes", config_name="config")(self._job)
-        before, sys.argv = sys.argv, ["runner", *self._words]
+        before, sys.argv = sys.argv, ["runner", *words]
         try:
             compose()
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error)) from None
         except SystemExit as ended:  # after --help and the like, and for wrong flags
-            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            self._exit_code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         finally:
             sys.argv = before
-        return self._exit_code
 
     def _job(self, composed: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -135,19 +138,28 @@ class _Composition:
         from runner.config import parse
 
         try:
-            overrides = list(HydraConfig.get().overrides.task)
+            if composed.job is not None:
+                self._run_job(Path(str(composed.job)))
+                return
+            overrides, mode = list(HydraConfig.get().overrides.task), HydraConfig.get().mode
+            alone = "hydra.mode=RUN" in self._words or (mode is not None and mode.name == "MULTIRUN")
             resolved = plain_data(composed, overrides)
             config = parse(resolved)
+            if config.sweep.asked and not alone:
+                self._sweeps = True
+                return
             from runner.run import run
 
-            run(config, resolved, self._command(overrides, HydraConfig.get().mode))
+            run(config, resolved, run_command(self._config_dir, overrides, alone))
         except RunnerError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             self._exit_code = max(self._exit_code, error.exit_code)
 
-    def _command(self, overrides: list[str], mode: RunMode | None) -> list[str]:
-        """What starts or resumes this job alone, also where the recipe itself asks for a sweep."""
-        folder = [] if self._config_dir is None else ["--config-dir", self._config_dir]
-        swept = mode is not None and mode.name == "MULTIRUN" and not {"-m", "--multirun"} & set(self._words)
-        alone = ["hydra.mode=RUN"] if swept or "hydra.mode=RUN" in self._words else []
-        return ["runner", *folder, *(w for w in overrides if not w.lstrip("+").startswith("resume=")), *alone]
+    def _run_job(self, file: Path) -> None:
+        """A job of a sweep, where a launcher of Hydra's has brought it. Those may use a process for several jobs: each
+        gets a fresh one here too, whose death this process can tell of."""
+        from runner.sweep.job_file import read_job_file
+        from runner.sweep.local import LocalJobs
+        from runner.sweep.slots import Slot
+
+        LocalJobs([Slot("here", {})], False, dict(os.environ)).run([read_job_file(file)])

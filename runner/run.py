@@ -15,7 +15,9 @@ from typing import Any
 
 from engine.costs import StepGroup
 from engine.stats import EngineStats, TimelinePoint
+from runner.command import path_value
 from runner.config import Config, config_hash, identity
+from runner.config.load import OnlineLoad
 from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.dataset.digests import ROW_DIGESTS, RowDigestFile
@@ -24,17 +26,24 @@ from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RequirementError, RunFailedError, RunnerError
 from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
+from runner.job import Job, note_run
 from runner.journal import Journal
+from runner.load.drive import LoadDrive
+from runner.load.engine import LoadEngine
+from runner.load.rows import earlier_trials, rows_of_load, within_load
 from runner.measure.energy import no_meter
 from runner.measure.power import PowerMeter
 from runner.measure.session_work import SessionWork
 from runner.progress import Counts, Monitor
 from runner.quality.requirements import unmet_requirements
+from runner.recorder import Recorder
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
+from runner.sink.atomic import replaced
 from runner.task import Task, check_references, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
+from runner.tracking.tracker import Status
 from runner.writer import Writer
 
 DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset gave when it was read to its end
@@ -42,13 +51,14 @@ DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset
 _log = logging.getLogger("runner")
 
 
-def run(config: Config, resolved: dict[str, Any], command: list[str]) -> Path:
+def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job | None = None) -> Path:
     """Run or resume one experiment, and give its folder; an error has it as ``run_dir`` once there is one.
 
     Args:
         config: checked.
         resolved: the same as plain data, for config.yaml and the tracker.
         command: the command line without ``resume``.
+        job: the run's place in a sweep, if it belongs to one.
 
     Raises:
         ConfigError: something that the configuration names is not there; no model was loaded.
@@ -57,7 +67,7 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> Path:
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
-        task, dataset = open_task(config), open_dataset(config.dataset)
+        task, dataset = open_task(config), within_load(open_dataset(config.dataset), config.load)
         first = dataset.first_row()
         if first is not None:
             check_references(config.metrics, first.columns)
@@ -65,9 +75,12 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> Path:
         fingerprint = dataset.source.fingerprint()
         what = identity(config, fingerprint)
         digest = config_hash(what)
-        folder = open_run_folder(Path(config.output_root), config.name, digest, what, config.resume)
+        token = None if job is None else job.token
+        folder = open_run_folder(Path(config.output_root), config.name, digest, what, config.resume, token)
         try:
-            info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command)
+            if job is not None:
+                note_run(job, folder.path)
+            info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command, job)
             with _log_file(folder.path / "run.log"):
                 _Run(config, info, folder, dataset, fingerprint, task, interrupts).execute()
             return folder.path
@@ -109,8 +122,10 @@ class _Run:
             self._ended_early(tracker, "FAILED", repr(error))
             raise RunFailedError(f"internal error: {error!r}\nmore in {self.info.run_dir / 'run.log'}") from None
         failure = self._failure(metrics)
-        tracker.finish("FAILED" if isinstance(failure, RunFailedError) else "FINISHED", metrics, files)
-        self.folder.journal.set(state="finished")
+        status: Status = "FAILED" if isinstance(failure, RunFailedError) else "FINISHED"
+        tracker.finish(status, metrics, files, None if failure is None else str(failure))
+        problem = None if failure is None else {"message": str(failure), "exit_code": failure.exit_code}
+        self.folder.journal.set(state="finished", problem=problem)
         print_summary(self.info, self.config, metrics, tracker.describe())
         if failure is not None:
             raise failure
@@ -128,32 +143,38 @@ class _Run:
         verb = "resuming" if self.folder.resumed else "starting"
         _log.info("%s %s: %s", verb, self.info.run_id, shlex.join(self.info.command))
         print(f"{verb} {self.info.recipe}: {self.info.run_dir}", file=sys.stderr, flush=True)
-        if not self.folder.resumed:
+        if not (self.info.run_dir / "config.yaml").is_file():  # a kill may have come before it
             self._guarded(self._write_config)
 
     def _write_config(self) -> None:
         from omegaconf import OmegaConf
 
         text = OmegaConf.to_yaml(OmegaConf.create(self.info.config))
-        (self.info.run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        with replaced(self.info.run_dir / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def _open_tracker(self) -> Tracker:
         tracking = self.config.tracking
         uri = tracking.tracking_uri if isinstance(tracking, MlflowTracking) else None
         experiment = tracking.experiment if isinstance(tracking, MlflowTracking) else None
+        if experiment is None and self.info.job is not None:
+            experiment = self.info.job.experiment  # a sweep over recipes is one experiment
         root = Path(self.config.output_root)
         try:
-            return open_tracker(tracking.kind, self.info, tracking_uri=uri, experiment=experiment, output_root=root)
+            return open_tracker(
+                tracking.kind, self.info, tracking_uri=uri, experiment=experiment, output_root=root,
+                system_metrics=isinstance(tracking, MlflowTracking) and tracking.system_metrics,
+            )  # fmt: skip
         except TrackingError as error:
             raise ConfigError(str(error)) from None
 
     def _measure(self, tracker: Tracker) -> None:
         """Everything from loading the model to the last row; nothing at all if every row is finished."""
-        digests = self._guarded(lambda: RowDigestFile(self.info.run_dir / ROW_DIGESTS))
+        digests = RowDigestFile(self.info.run_dir / ROW_DIGESTS)
         try:
             self._measure_rows(tracker, Seen(digests=digests))
         finally:
-            self._guarded(digests.close)
+            digests.close()
 
     def _measure_rows(self, tracker: Tracker, seen: Seen) -> None:
         journal, started_at = self.folder.journal, time.time()
@@ -166,6 +187,7 @@ class _Run:
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
+        earlier = earlier_trials(journal, self.config.load)
         session = self._guarded(lambda: journal.begin_session(started_at))
         with open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
@@ -173,10 +195,13 @@ class _Run:
             status, meter = "FAILED", self._meter(engine)
             try:
                 with meter, writer, self._monitor(engine, counts := Counts(), done.count, tracker):
-                    drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
+                    recorder = Recorder(self.task, session, measured_from, writer, counts)
                     with engine_errors("while running"):
-                        drive.run(engine, rows)
-                self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
+                        if isinstance(engine, LoadEngine) and isinstance(self.config.load, OnlineLoad):
+                            LoadDrive(recorder, self.interrupts, self.config.load, earlier).run(engine, rows)
+                        elif not isinstance(engine, LoadEngine):
+                            Drive(recorder, self.interrupts).run(engine, (row for _, row in rows))
+                self._guarded(lambda: journal.set(**{DATASET_ROWS: rows_of_load(seen.rows, self.config.load, session)}))
                 status = "FINISHED"
             except Interrupted:
                 status = "KILLED"
@@ -186,10 +211,10 @@ class _Run:
                 work = SessionWork.of(session, elapsed, stats := engine.stats(), meter.stop())
                 self._end_session(work, ready - started_at, status, stats)
 
-    def _monitor(self, engine: Engine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
+    def _monitor(self, engine: Engine | LoadEngine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
         return Monitor(engine, counts, self.dataset.count(), done, self.config.progress, tracker)
 
-    def _meter(self, engine: Engine) -> PowerMeter:
+    def _meter(self, engine: Engine | LoadEngine) -> PowerMeter:
         """Of the power of the GPU that the engine uses."""
         device = engine.stats().device
         reason = no_meter(device.get("type", ""), self.config.measure.energy)
@@ -219,11 +244,11 @@ class _Run:
     def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
         """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""
         _log.error("%s: %s", status, reason)
-        tracker.finish(status, {}, [self.info.run_dir / "config.yaml"])
+        tracker.finish(status, {}, [self.info.run_dir / "config.yaml"], reason)
         rows, _ = self.folder.journal.counts()
         if not rows and not worth_resuming:
             return
-        resume = [*self.info.command, f"resume={_quoted(self.info.run_dir)}"]
+        resume = [*self.info.command, f"resume={path_value(self.info.run_dir)}"]
         print(f"{rows} rows are finished and kept in {self.info.run_dir}", file=sys.stderr)
         print(f"resume with: {shlex.join(resume)}", file=sys.stderr, flush=True)
 
@@ -234,13 +259,6 @@ class _Run:
         except (OSError, sqlite3.Error) as error:
             _log.exception("cannot write")
             raise RunFailedError(f"{self.info.run_dir} cannot be written: {error}. Is the disk full?") from None
-
-
-def _quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    text = str(path)
-    plain = all(character.isalnum() or character in "/-_.+" for character in text)
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _saved_stats(journal: Journal) -> EngineStats:

@@ -32,7 +32,9 @@ class RunFolder:
         os.close(self.lock)
 
 
-def open_run_folder(root: Path, name: str, config_hash: str, identity: dict[str, Any], resume: str | None) -> RunFolder:
+def open_run_folder(
+    root: Path, name: str, config_hash: str, identity: dict[str, Any], resume: str | None, job: str | None = None
+) -> RunFolder:
     """The unfinished run of this configuration, or a new one.
 
     Args:
@@ -41,6 +43,7 @@ def open_run_folder(root: Path, name: str, config_hash: str, identity: dict[str,
         config_hash: decides which run is the same.
         identity: what the hash is made of, kept to explain differences.
         resume: the folder to carry on, if the user named one.
+        job: which job of which sweep this is; an unfinished run of another job, or of none, is not carried on.
 
     Raises:
         ConfigError: the folder cannot be made or written, or ``resume`` names no run that can be carried on.
@@ -48,7 +51,7 @@ def open_run_folder(root: Path, name: str, config_hash: str, identity: dict[str,
     try:
         if resume is not None:
             return _resume(Path(resume), config_hash, identity)
-        return _find(root / name, config_hash) or _create(root / name, config_hash, identity)
+        return _find(root / name, config_hash, job) or _create(root / name, config_hash, identity, job)
     except OSError as error:
         where = error.filename or root
         raise ConfigError(f"output_root={str(root)!r}: {where} cannot be written: {error.strerror or error}") from None
@@ -56,12 +59,13 @@ def open_run_folder(root: Path, name: str, config_hash: str, identity: dict[str,
         raise ConfigError(f"output_root={str(root)!r}: the journal cannot be opened: {error}") from None
 
 
-def _find(folder: Path, config_hash: str) -> RunFolder | None:
-    """The latest unfinished run of this hash that no living process holds."""
+def _find(folder: Path, config_hash: str, job: str | None) -> RunFolder | None:
+    """The latest unfinished run of this hash and this job that no living process holds."""
     for path in sorted(folder.glob(f"*-{config_hash[:SHORT_HASH]}*"), reverse=True):
         if (path / FILE_NAME).is_file() and (lock := _lock(path)) is not None:
             journal = Journal(path / FILE_NAME)
-            if journal.get("config_hash") == config_hash and journal.get("state") == "running":
+            same = journal.get("config_hash") == config_hash and journal.get("job") == job
+            if same and journal.get("state") == "running":
                 return RunFolder(path.absolute(), journal, lock, True)
             journal.close()
             os.close(lock)
@@ -83,7 +87,7 @@ def _resume(path: Path, config_hash: str, identity: dict[str, Any]) -> RunFolder
     return RunFolder(path.absolute(), journal, lock, True)
 
 
-def _create(folder: Path, config_hash: str, identity: dict[str, Any]) -> RunFolder:
+def _create(folder: Path, config_hash: str, identity: dict[str, Any], job: str | None) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
     base = f"{time.strftime('%Y%m%d-%H%M%S')}-{config_hash[:SHORT_HASH]}"
     path, number = folder / base, 1
@@ -96,9 +100,9 @@ def _create(folder: Path, config_hash: str, identity: dict[str, Any]) -> RunFold
             path = folder / f"{base}-{number}"
     lock = _lock(path)
     if lock is None:  # another process found the new folder first; it will let go, for there is no journal yet
-        return _create(folder, config_hash, identity)
+        return _create(folder, config_hash, identity, job)
     journal = Journal(path / FILE_NAME)
-    journal.set(config_hash=config_hash, identity=identity, state="running")
+    journal.set(config_hash=config_hash, identity=identity, state="running", job=job)
     return RunFolder(path.absolute(), journal, lock, False)
 
 

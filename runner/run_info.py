@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.job import Job
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class RunInfo:
         config: the resolved configuration as plain data.
         config_hash: sha256 over what the run does (no paths, no cosmetics) and over the dataset's content.
         command: the command line that starts or resumes this run, one word per entry.
+        job: the run's place in a sweep, if it belongs to one.
     """
 
     recipe: str
@@ -26,6 +30,7 @@ class RunInfo:
     config: dict[str, Any]
     config_hash: str
     command: list[str]
+    job: Job | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -12,6 +14,8 @@ from typing import NamedTuple, TextIO
 from runner.dataset.rows import BadRow, Row
 
 ROW_DIGESTS = "dataset_rows.sha256"
+_log = logging.getLogger(__name__)
+
 HEX_DIGITS = 32  # of sha256's 64: rows are told apart, nobody is fended off
 MOST_NAMED = 5
 
@@ -34,23 +38,38 @@ def digest_row(row: Row | BadRow) -> RowDigest:
 class RowDigestFile:
     """Notes rows in the order in which they pass: a line each with digest, index and id, in bounded memory.
 
-    Every session reads the dataset from its beginning, so every session writes the file anew.
-
-    Raises:
-        OSError: the file cannot be written.
+    Every session reads the dataset from its beginning, so every session writes the file anew. A disk that refuses it
+    loses the file and not the run.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
+        self._path = path
+        self._file: TextIO | None = None
+        self._guarded(self._open)
 
     def add(self, row: Row | BadRow) -> None:
         """Note a row."""
-        index, name, digest = digest_row(row)
-        self._file.write(f"{digest} {index} {json.dumps(name)}\n")
+        if self._file is not None:
+            index, name, digest = digest_row(row)
+            line = f"{digest} {index} {json.dumps(name)}\n"
+            self._guarded(lambda: self._file.write(line) if self._file is not None else None)
 
     def close(self) -> None:
         """Write what is left."""
-        self._file.close()
+        if self._file is not None:
+            self._guarded(self._file.close)
+
+    def _open(self) -> None:
+        self._file = self._path.open("w", encoding="utf-8")
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._path, error)
+            self._file = None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def read_row_digests(path: Path) -> Iterator[RowDigest]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from runner.report.build import build_report
 from runner.report.run_files import ReportError
+from runner.report.sweep import build_sweep_report
 
-__all__ = ["ReportError", "build_report"]
+__all__ = ["ReportError", "build_report", "build_sweep_report"]

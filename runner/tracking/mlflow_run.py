@@ -10,15 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
+from runner.sink.first import first_rows
 from runner.tracking.flatten import flatten
+from runner.tracking.record import ERROR_TAG, RECORD, MlflowRunRecord
 from runner.tracking.store import Store, mlflow_command, open_store
+from runner.tracking.system import SystemMetrics
 from runner.tracking.tracker import Status
 
 _log = logging.getLogger(__name__)
@@ -26,21 +28,13 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 2.0
 MOST_BUFFERED = 1000  # MLflow's limit for one batch; older points give way if the server stays away
 MOST_PARAMS = 100  # MLflow's limit for one batch
-RECORD = "tracking.json"
+SAMPLE_ROWS = 20
 ATTEMPTS = 3  # for what is written once: another process may hold the database for a moment
 
 
-@dataclass(frozen=True)
-class MlflowRunRecord:
-    """tracking.json in the run folder: which MLflow run a resumed process goes on with."""
-
-    tracking_uri: str
-    experiment: str
-    experiment_id: str
-    mlflow_run_id: str
-
-
-def open_mlflow_run(run: RunInfo, tracking_uri: str | None, experiment: str, output_root: Path) -> MlflowTracker:
+def open_mlflow_run(
+    run: RunInfo, tracking_uri: str | None, experiment: str, output_root: Path, system_metrics: bool
+) -> MlflowTracker:
     """Open the store, find or create the experiment and the run, and log parameters and tags.
 
     Raises:
@@ -50,6 +44,8 @@ def open_mlflow_run(run: RunInfo, tracking_uri: str | None, experiment: str, out
     run_id = _resumed(run, store) or _created(run, store)
     tracker = MlflowTracker(store, run, run_id)
     tracker.log_config()
+    if system_metrics:
+        tracker.follow_system()
     return tracker
 
 
@@ -92,6 +88,20 @@ class MlflowTracker:
         self._pending: Future[None] | None = None
         self._last_flush = time.monotonic()
         self._warned = False
+        self._system: SystemMetrics | None = None
+
+    @property
+    def tracked_id(self) -> str | None:
+        """The MLflow run."""
+        return self._id
+
+    def follow_system(self) -> None:
+        """Log the machine's own metrics from now on to the end, as ``system/...``."""
+
+        def start() -> None:
+            self._system = SystemMetrics(self._id, self._store.uri)
+
+        self._safely("follow the machine", start)
 
     def log_config(self) -> None:
         """Log what identifies the run: flattened configuration as parameters; git, hash and command as tags."""
@@ -104,6 +114,8 @@ class MlflowTracker:
             "git.commit": git.get("commit"),
             "git.dirty": str(git["dirty"]).lower() if git else None,
         }
+        if self._run.job is not None:
+            tags |= self._run.job.tags()
         self._safely("log the configuration", lambda: self._write_config(tags))
 
     def _write_config(self, tags: Mapping[str, str | None]) -> None:
@@ -140,17 +152,34 @@ class MlflowTracker:
             for _ in range(min(len(batch), len(self._points))):
                 self._points.popleft()
 
-    def finish(self, status: Status, metrics: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
+    def log_points(self, points: Sequence[tuple[str, int, float]]) -> None:
+        """Write the points, in batches."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, step, value in points if math.isfinite(value)]
+        for start in range(0, len(metrics), MOST_BUFFERED):
+            batch = metrics[start : start + MOST_BUFFERED]
+            self._finally("log the metrics", partial(self._store.client.log_batch, self._id, metrics=batch))
+
+    def finish(
+        self, status: Status, metrics: Mapping[str, Any], artifacts: Sequence[Path], error: str | None = None
+    ) -> None:
         """End the MLflow run; each part is tried even if an earlier one failed."""
+        if self._system is not None:
+            self._safely("follow the machine", self._system.stop)
         if self._pending is not None:
             self._pending.result()
         self._worker.shutdown(wait=True)
         self._finally("log progress", self._flush)
         self._finally("log the metrics", lambda: self._write_metrics(metrics))
         self._finally("log the dataset", self._write_dataset)
+        if error is not None:
+            self._finally("log the error", lambda: self._write_tags({ERROR_TAG: error}))
         for path in artifacts:
             if path.is_file():
                 self._finally(f"upload {path.name}", partial(self._store.client.log_artifact, self._id, str(path)))
+        self._finally("upload a sample of the rows", self._write_sample)
         self._finally("end the run", lambda: self._store.client.set_terminated(self._id, status=status))
 
     def _write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -187,6 +216,13 @@ class MlflowTracker:
             source=json.dumps(dataset, default=str)[:60_000],
         )
         self._store.client.log_inputs(self._id, [DatasetInput(entity, [InputTag("mlflow.data.context", "inference")])])
+
+    def _write_sample(self) -> None:
+        """The first rows, to look at in MLflow; all of them stay in the run folder."""
+        rows = first_rows(self._run.run_dir, SAMPLE_ROWS)
+        if rows:
+            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            self._store.client.log_text(self._id, text, "sample.jsonl")
 
     def describe(self) -> str:
         """URI, experiment, run and the command that opens the UI."""

@@ -23,6 +23,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
@@ -46,10 +47,10 @@ def open_store(tracking_uri: str | None, experiment: str, output_root: Path) -> 
     """
     uri = absolute_uri(tracking_uri, output_root)
     try:
-        with _quiet_mlflow(), _only_one(uri):
-            from mlflow import MlflowClient
-
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _quiet_mlflow():
+            import mlflow  # noqa: F401 - takes a second, in which no other process should wait for the lock
+        with _only_one(uri):
+            client = client_of(uri)  # makes and migrates the schema
             return Store(uri, client, experiment, _experiment(client, experiment, uri, output_root))
     except TrackingError:
         raise
@@ -59,6 +60,14 @@ def open_store(tracking_uri: str | None, experiment: str, output_root: Path) -> 
             f"tracking.tracking_uri={uri!r} cannot be used: {first_line}. "
             f"Give a database (sqlite:////absolute/path.db) or a server (http://host:port), or tracking=none."
         ) from error
+
+
+def client_of(uri: str) -> Any:
+    """An ``mlflow.MlflowClient`` for a store that was opened before."""
+    with _quiet_mlflow():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def absolute_uri(tracking_uri: str | None, output_root: Path) -> str:

@@ -76,7 +76,13 @@ def articles(folder: Path, count: int) -> Path:
 
 def run_dirs(folder: Path, recipe: str = "demo") -> list[Path]:
     """The run folders, oldest first."""
-    return sorted((folder / "outputs" / recipe).iterdir())
+    return sorted(p for p in (folder / "outputs" / recipe).iterdir() if not p.name.startswith("sweep-"))
+
+
+def only_sweep(folder: Path, recipe: str = "demo") -> Path:
+    """The one sweep folder."""
+    (path,) = (folder / "outputs" / recipe).glob("sweep-*")
+    return path
 
 
 def only_run(folder: Path, recipe: str = "demo") -> Path:
@@ -101,10 +107,10 @@ def durable_rows(folder: Path, recipe: str = "demo") -> int:
     return 0
 
 
-def wait_for_rows(process: subprocess.Popen[str], folder: Path, rows: int) -> None:
+def wait_for_rows(process: subprocess.Popen[str], folder: Path, rows: int, recipe: str = "demo") -> None:
     """Wait until so many rows are durable."""
     deadline = time.monotonic() + SECONDS
-    while durable_rows(folder) < rows:
+    while durable_rows(folder, recipe) < rows:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)

@@ -22,12 +22,16 @@ def named(text: str) -> set[str]:
     return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.split(r"[^A-Za-z0-9_]+", code)}
 
 
-NAMED = named(RECIPES)
+NAMED = named(RECIPES).union(
+    *(named((ROOT / "docs" / page).read_text(encoding="utf-8")) for page in ("load.md", "datasets.md"))
+)
+SWEEPS = named((ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("section", sorted(known_keys()))
 def test_every_key_is_named(section: str) -> None:
-    pages = NAMED | named(API) if section in ("engine", "sampling") else NAMED
+    more = named(API) if section in ("engine", "sampling") else SWEEPS if section.startswith("sweep") else set()
+    pages = NAMED | more
     assert set(known_keys()[section]) <= pages | {"kind"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.runner.launch import ROOT, environment
 
-PACKAGES = ("engine", "kernels", "runner", "recipes")
+PACKAGES = ("engine", "kernels", "runner", "recipes", "hydra_plugins")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 

@@ -1,0 +1,1 @@
+"""Sweeps: many jobs in a declared order, each a run of its own in a process of its own."""
