@@ -127,7 +127,7 @@ def _from_the_start(times: Array, *columns: Array, first: float | None = 0.0) ->
     """The same with a point at 0 s: the first one is noted when the first step ends, which may have taken long.
 
     ``first`` is the columns' value there; ``None`` takes that of their first point, which held during the step."""
-    if not times.size or times[0] <= 0:
+    if times.size < 2 or times[0] <= 0:
         return [times, *columns]
     starts = [column[0] if first is None else first for column in columns]
     return [np.append(0.0, times), *(np.append(start, one) for start, one in zip(starts, columns, strict=True))]
