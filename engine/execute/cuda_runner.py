@@ -30,7 +30,7 @@ from kernels.attention import CudaAttentionBatch
 from kernels.cuda.decode_plan import allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.identity import kernel_id
-from kernels.kv_cache import LayerCache, allocate
+from kernels.kv_cache import LayerCache, allocate, copy_blocks
 from kernels.sample import SamplingRows
 from kernels.sample import sample as draw
 from kernels.step_inputs import row_inputs, token_inputs
@@ -77,23 +77,29 @@ class CudaModelRunner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         """Start one step; its tokens are on their way to the host when this returns. ``masks``: of grammars."""
+        if plan.copies:
+            copy_blocks(self.caches, plan.copies)
         self._rows.follow(plan.slices)
         decoding, others = self._decoding(plan)
         layout = self._lay_out(plan, decoding, others)
         rows = Rows.of(plan, layout.sampling)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
-        self._follow(layout.sampling)
+        self._follow([*layout.sampling, *plan.forked])
         scored: dict[Request, Sequence[RowLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
             computed = self._graphs.run(layout.shape, numbers.pin_memory())
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        self._draw_processed(computed, rows, {} if masks is None else masks())
-        for part in layout.sampling:
+        if plan.forks:
+            logits = to_device(np.array(rows.with_leaders(plan), np.int64), self.device)
+            computed = replace(computed, logits=computed.logits[logits], tokens=computed.tokens[logits])
+            rows = Rows.of(plan, [*layout.sampling, *plan.forked])
+        self._draw_anew(computed, rows, {} if masks is None else masks(), plan.forks)
+        for part in rows.sampling:
             self._rows[part.request].fed = part.stop
-        for part, count in zip(layout.sampling, rows.counts, strict=False):
+        for part, count in zip(rows.sampling, rows.counts, strict=False):
             if count > 1:  # which of its tokens is the last one is not known yet
                 self._rows[part.request].fed = -1
         return Launched(rows, computed.tokens, self._logprobs(computed, rows.parts), scored, began)
@@ -121,7 +127,7 @@ class CudaModelRunner:
         decoding: list[Slice] = []
         others: list[Slice] = []
         known: dict[Request, int] = {}
-        for part in plan.slices:
+        for part in plan.computing:
             if part.stop - part.start > 1 or not part.samples:
                 others.append(part)
                 continue
@@ -202,12 +208,16 @@ class CudaModelRunner:
             numbers = np.array([self._rows[part.request].number for part in special], np.int64)
             self._processor.follow(special, self._rows.state.last[to_device(numbers, self.device)])
 
-    def _draw_processed(self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words]) -> None:
-        """Draw anew where logits have to be processed first; the tokens take the place of those drawn before."""
-        if not self._rows.processed and not masks:
+    def _draw_anew(
+        self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words], forks: Mapping[Request, Request]
+    ) -> None:
+        """Draw where logits have to be processed first, in place of the tokens drawn before, and for ``forks``."""
+        if not self._rows.processed and not masks and not forks:
             return
         parts = drawn.parts
-        chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks]
+        chosen = [
+            i for i, part in enumerate(parts) if is_processed(part) or part.request in masks or part.request in forks
+        ]
         if not chosen:
             return
         rows, state = self._rows, self._rows.state

@@ -48,8 +48,17 @@ class BlockPool:
         """Whether anybody has a reference to the block."""
         return self._refs[block] > 0
 
+    def has_one_holder(self, block: int) -> bool:
+        """Whether giving back one reference would free the block."""
+        return self._refs[block] == 1
+
+    def claim(self, block: int) -> None:
+        """The one holder of a block is going to write into it: it will not be found any more."""
+        assert self._refs[block] == 1
+        self._forget(block)
+
     def share(self, block: int) -> None:
-        """Take one more reference to a block found by its hash."""
+        """Take one more reference to a block that is held or was found by its hash."""
         if self._refs[block] == 0:
             self._unlink(block)
         self._refs[block] += 1
