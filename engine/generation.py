@@ -154,7 +154,7 @@ class GenerationCore:
         """Cached tokens that a block holds for more than one running request, once for each but the first."""
         scheduler = self.scheduler
         listed = sum(len(request.blocks) for request in scheduler.running)
-        used = scheduler.kv.pool.held - scheduler.kv.prompts.parked
+        used = scheduler.kv.pool.held - len(scheduler.kv.prompts.parked())
         return max(0, listed - used) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:

@@ -44,13 +44,9 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def is_held(self, block: int) -> bool:
-        """Whether anybody has a reference to the block."""
-        return self._refs[block] > 0
-
-    def has_one_holder(self, block: int) -> bool:
-        """Whether giving back one reference would free the block."""
-        return self._refs[block] == 1
+    def holders(self, block: int) -> int:
+        """How many references to the block are held."""
+        return self._refs[block]
 
     def claim(self, block: int) -> None:
         """The one holder of a block is going to write into it: it will not be found any more."""

@@ -73,7 +73,7 @@ class KVManager:
         if missing <= 0:
             return True
         while True:
-            own = [] if request.tail is None or not self.pool.has_one_holder(request.tail) else [request.tail]
+            own = [] if request.tail is None or self.pool.holders(request.tail) > 1 else [request.tail]
             blocks = self.pool.allocate(missing - len(own))
             if blocks is not None:
                 break

@@ -25,7 +25,7 @@ class Request:
     Prefill and decode are one thing: ``computed`` of the request's ``total`` tokens have their keys and values in the
     cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
     ``arrival`` is the number of the step before which the request came, ``place`` its place in the order; the first
-    ``published`` of its ``blocks`` are in the prefix cache. ``tail`` is a block behind those, of others too, whose first
+    ``published`` of its ``blocks`` are in the prefix cache. ``tail`` is a block behind those, others' too, whose first
     cells hold the end of its prompt: it is copied before the request writes there. While it waits after a preemption
     with swap, ``slots`` are the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
     ``certain``: nothing but its bound can end the output.

@@ -255,7 +255,7 @@ class Scheduler:
 
     def _enter(self, request: Request, found: Beginning, computed: int, stop: int) -> bool:
         """Make a waiting request a running one that has its blocks up to token ``stop``, if it can be."""
-        shared = sum(self.kv.pool.is_held(block) for block in found.blocks)
+        shared = sum(self.kv.pool.holders(block) > 0 for block in found.blocks)
         if self.admission and self.running and not self.admission.fits(request, shared, self.kv.pool.held, self._step):
             return False
         if not self.kv.begin(request, found, stop):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from engine.schedule.block_pool import BlockPool
@@ -25,8 +27,8 @@ class Beginning(NamedTuple):
 class _Family:
     """The completions of a prompt while some of them have not started.
 
-    ``waiting`` are those. ``leader`` runs and computes the prompt, in step ``ready`` its last token; from then on a
-    reference to each of the prompt's ``blocks`` is kept.
+    ``waiting`` are those. ``leader`` runs and computes the prompt, in step ``ready`` its last token, or before; from then
+    on a reference to each of the prompt's ``blocks`` is kept.
     """
 
     waiting: set[Request] = field(default_factory=set)
@@ -95,10 +97,11 @@ class SharedPrompts:
         self._leave(family, request)
 
     def reach(self, request: Request, stop: int, step: int) -> None:
-        """The request computes its tokens up to ``stop`` in this step."""
+        """The request computes its tokens from ``computed`` up to ``stop`` in this step."""
         family = self._families.get(request.index) if self._families else None
         if family is not None and family.ready == NEVER and stop >= len(request.prompt):
-            family.ready, family.leader = step, request
+            before = request.computed >= len(request.prompt)
+            family.ready, family.leader = step - before, request
             family.blocks = request.blocks[: -(-len(request.prompt) // self._size)]
             for block in family.blocks:
                 self._pool.share(block)
@@ -118,22 +121,19 @@ class SharedPrompts:
     def give_up(self, request: Request) -> bool:
         """Make room for a request that grows: free blocks that nobody runs with, else leave its tail to those who run.
 
-        False where nothing is left to be given up.
+        The prompts that came last go first. False where nothing is left to be given up.
         """
+        wanted = self.parked() or {request.tail}
         for family in reversed(self._families.values()):
-            if any(self._pool.has_one_holder(block) for block in family.blocks):
+            if not wanted.isdisjoint(family.blocks):
                 self._release(family)
                 return True
-        own = self._families.get(request.index)
-        if own is None or request.tail is None or request.tail not in own.blocks:
-            return False
-        self._release(own)
-        return True
+        return False
 
-    @property
-    def parked(self) -> int:
+    def parked(self) -> set[int]:
         """Blocks that nobody runs with."""
-        return sum(self._pool.has_one_holder(block) for blocks in self.held() for block in blocks)
+        kept = Counter(chain.from_iterable(self.held()))
+        return {block for block, count in kept.items() if self._pool.holders(block) == count}
 
     def held(self) -> Iterator[Sequence[int]]:
         """The blocks to which references are kept."""
