@@ -27,8 +27,8 @@ class Beginning(NamedTuple):
 class _Family:
     """The completions of a prompt while some of them have not started.
 
-    ``waiting`` are those. ``leader`` runs and computes the prompt, in step ``ready`` its last token, or before; from then
-    on a reference to each of the prompt's ``blocks`` is kept.
+    ``waiting`` are those. ``leader`` runs and computes the prompt, its last token in step ``ready`` or, once it has been
+    preempted, before that; from then on a reference to each of the prompt's ``blocks`` is kept.
     """
 
     waiting: set[Request] = field(default_factory=set)
