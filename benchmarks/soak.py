@@ -23,8 +23,8 @@ class Plan:
     """How much, and how roughly."""
 
     requests: int = 20_000
-    rounds: int = 10  # after each the engine is empty, and memory is compared with that after the ``warm`` first ones
-    warm: int = 3
+    rounds: int = 10  # after each the engine is empty; memory is compared with that after the ``warm`` first ones
+    warm: int = 5
     abort_share: float = 0.05  # of the requests
     preempt_every: int = 40  # steps
     check_every: int = 50  # steps

@@ -32,7 +32,11 @@ class StepGraph:
 
 
 class StepGraphs:
-    """Replays steps. A replay overwrites what any earlier one computed: graphs share one pool of memory."""
+    """Replays steps. A replay overwrites what any earlier one computed: graphs share one pool of memory.
+
+    What a graph computed is kept without owning its memory: else the logits of every graph would be memory of its own,
+    and the largest one's serve all.
+    """
 
     def __init__(self, step: Step, device: torch.device) -> None:
         """Capture ``step``: it must only launch kernels, and read nothing but shape, numbers and fixed tensors."""
@@ -65,4 +69,21 @@ class StepGraphs:
             finally:
                 graph.capture_end()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return StepGraph(graph, numbers, computed)
+        views = Computed(_unowned(computed.hidden), _unowned(computed.logits), _unowned(computed.tokens))
+        return StepGraph(graph, numbers, views)
+
+
+def _unowned(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, of memory that may be given to others: here to the next graph captured in the same pool."""
+    if not tensor.numel():
+        return tensor
+    assert tensor.is_contiguous()
+    memory = _Memory(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+    return torch.as_tensor(memory, device=tensor.device).view(tensor.dtype).view(tensor.shape)
+
+
+class _Memory:
+    """Bytes on the device that somebody else owns, as NumPy's and torch's array interface describes them."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__cuda_array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
