@@ -63,7 +63,7 @@ class Drive:
         """
         prompts: Iterable[Prompt]
         params: Any
-        if self.task.sampling_columns:
+        if self.task.varies:
             # two views of one stream: right in whichever order the engine pulls them
             left, right = tee(self._requests(rows))
             prompts, params = (prompt for prompt, _ in left), (own for _, own in right)
@@ -82,7 +82,7 @@ class Drive:
                 continue
             try:
                 prompt = self.task.prompts.make(row.columns)
-                params = self.task.row_params(row.columns)
+                params = self.task.row_params(row.columns, row.index)
             except RowError as error:
                 self._refuse(row.index, row.id, self.task.kept(row.columns, None), str(error))
                 continue

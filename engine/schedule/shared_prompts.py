@@ -27,8 +27,8 @@ class Beginning(NamedTuple):
 class _Family:
     """The completions of a prompt while some of them have not started.
 
-    ``waiting`` are those. ``leader`` runs and computes the prompt, its last token in step ``ready`` or, once it has been
-    preempted, before that; from then on a reference to each of the prompt's ``blocks`` is kept.
+    ``waiting`` are those. ``leader`` runs and computes the prompt, its last token in step ``ready`` or, where it was
+    preempted, before; from then on a reference to each of the prompt's ``blocks`` is kept.
     """
 
     waiting: set[Request] = field(default_factory=set)
@@ -123,7 +123,7 @@ class SharedPrompts:
 
         The prompts that came last go first. False where nothing is left to be given up.
         """
-        wanted = self.parked() or {request.tail}
+        wanted: set[int | None] = {*self.parked()} or {request.tail}
         for family in reversed(self._families.values()):
             if not wanted.isdisjoint(family.blocks):
                 self._release(family)
