@@ -9,7 +9,7 @@ import torch
 from kernels.cuda.decode import decode_attention
 from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
-from kernels.cuda.prefill import prefill_attention, prefill_tiles
+from kernels.cuda.prefill import SplitScratch, prefill_attention, prefill_tiles
 from kernels.cuda.shared_prefix import SharedPrefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
@@ -90,14 +90,16 @@ class Attention:
         scale = self.shape.head_dim**-0.5
         shared_prefix_attention(query, self.cache, self.tables, self.contexts, prefixes, plan, scale, 0.0)
 
-    def tiles(self, tokens: int) -> torch.Tensor:
+    def tiles(self, tokens: int, slots: int = 0) -> torch.Tensor:
         """Tiles of a step that computes the last ``tokens`` tokens of every sequence."""
         starts = [i * tokens for i in range(len(self.lengths) + 1)]
         s = self.shape
-        return prefill_tiles(starts, self.lengths, s.heads, s.kv_heads, s.head_dim).cuda()
+        return prefill_tiles(starts, self.lengths, s.heads, s.kv_heads, s.head_dim, slots).cuda()
 
-    def prefill(self, query: torch.Tensor, tiles: torch.Tensor, out: torch.Tensor) -> None:
-        prefill_attention(query, self.cache, self.tables, tiles, self.shape.head_dim**-0.5, 0, 0.0, out)
+    def prefill(
+        self, query: torch.Tensor, tiles: torch.Tensor, out: torch.Tensor, split: SplitScratch | None = None
+    ) -> None:
+        prefill_attention(query, self.cache, self.tables, tiles, self.shape.head_dim**-0.5, 0, 0.0, out, split)
 
     @property
     def decode_bytes(self) -> int:

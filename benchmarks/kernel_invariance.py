@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.kernel_cases import SHAPES, Attention, Shape
 from kernels.cuda import gemm, norm, sample
-from kernels.cuda.prefill import prefill_tiles
+from kernels.cuda.prefill import SLOTS, allocate_split, prefill_tiles
 from kernels.cuda.shared_prefix import share_prefixes
 from kernels.kv_cache import LayerCache
 from kernels.sample import SamplingRows
@@ -50,13 +50,16 @@ def _phases(shape: Shape, length: int = 2100) -> bool:
     whole = torch.full_like(query, float("nan"))
     a.prefill(query, a.tiles(length), whole)
     same = torch.equal(_decode(a, query[-1:].contiguous()), whole[-1:])
+    scratch = allocate_split(shape.kv_heads, shape.head_dim, query.device)
     for chunk in (64, 100, 512):
         for begin in range(0, length, chunk):
             stop = min(begin + chunk, length)
-            tiles = prefill_tiles([0, stop - begin], [stop], shape.heads, shape.kv_heads, shape.head_dim).cuda()
-            out = torch.full_like(query[begin:stop], float("nan"))
-            a.prefill(query[begin:stop], tiles, out)
-            same &= torch.equal(out, whole[begin:stop])
+            for slots, split in ((0, None), (SLOTS, scratch)):
+                starts = [0, stop - begin]
+                tiles = prefill_tiles(starts, [stop], shape.heads, shape.kv_heads, shape.head_dim, slots).cuda()
+                out = torch.full_like(query[begin:stop], float("nan"))
+                a.prefill(query[begin:stop], tiles, out, split)
+                same &= torch.equal(out, whole[begin:stop])
     for i in range(1, length, 131):
         one = _single(a, 0)
         one.lengths, one.contexts = [i], torch.full_like(a.contexts, i)

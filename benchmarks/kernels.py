@@ -28,6 +28,7 @@ from kernels.cuda import activation as cuda_activation
 from kernels.cuda import norm as cuda_norm
 from kernels.cuda import rope_cache as cuda_rope
 from kernels.cuda import sample as cuda_sample
+from kernels.cuda.prefill import SLOTS, allocate_split
 from kernels.cuda.shared_prefix import share_prefixes
 from kernels.kv_cache import LayerCache
 from kernels.sample import SamplingRows
@@ -133,6 +134,17 @@ def prefill(meter: Meter, shape: Shape) -> Iterator[Row]:
             error = attention_error(a, query, out, tokens)
             case = f"{name}, blocks {block_size}"
             work = lambda a=a, q=query, t=tiles, o=out: a.prefill(q, t, o)  # noqa: E731
+            yield meter.row("prefill", shape, case, work, a.prefill_flops(tokens), "matmul_tflops", error)
+    for length in (2000, 8000):
+        a, tokens = Attention(shape, [length], 64), 64
+        query = a.queries(tokens)
+        out, scratch = torch.empty_like(query), allocate_split(shape.kv_heads, shape.head_dim, query.device)
+        for name, slots, split in (("whole", 0, None), ("split", SLOTS, scratch)):
+            tiles = a.tiles(tokens, slots)
+            a.prefill(query, tiles, out, split)
+            error = attention_error(a, query, out, tokens)
+            work = lambda a=a, q=query, t=tiles, o=out, s=split: a.prefill(q, t, o, s)  # noqa: E731
+            case = f"chunk of {tokens} at {length}, {name}"
             yield meter.row("prefill", shape, case, work, a.prefill_flops(tokens), "matmul_tflops", error)
 
 

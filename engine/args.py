@@ -30,6 +30,7 @@ FLAGS: Mapping[str, type] = {
     "concurrent_attention": bool,
     "skinny_gemm": bool,
     "fused_gate": bool,
+    "split_prefill": bool,
     "programmatic_launch": bool,
     "skip_tokenizer_init": bool,
 }
@@ -76,6 +77,7 @@ class EngineArgs:
         concurrent_attention: on CUDA, let a step's prompts and decoding sequences attend side by side; off: unmeasured.
         skinny_gemm: on CUDA, our own product for a few rows.
         fused_gate: on CUDA, the gated activation at the end of that product.
+        split_prefill: on CUDA, attention of a few queries behind a long context is split along its keys.
         programmatic_launch: on CUDA, let kernels start while the one before ends.
         speculative_config: draft tokens and check them together: the fields of ``SpeculativeConfig``. Outputs are the
             same to the bit; ``None`` drafts nothing.
@@ -114,6 +116,7 @@ class EngineArgs:
     concurrent_attention: bool = False
     skinny_gemm: bool = True
     fused_gate: bool = True
+    split_prefill: bool = True
     programmatic_launch: bool = True
     speculative_config: Mapping[str, Any] | None = None
     device: str = "auto"

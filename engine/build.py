@@ -256,7 +256,7 @@ def _runner(args: EngineArgs, decoder: Decoder, blocks: int, sizes: Sizes, devic
     from engine.execute.cuda_runner import CudaModelRunner
     from kernels.cuda.options import KernelOptions, set_kernel_options
 
-    set_kernel_options(KernelOptions(args.skinny_gemm, args.fused_gate, args.programmatic_launch))
+    set_kernel_options(KernelOptions(args.skinny_gemm, args.fused_gate, args.split_prefill, args.programmatic_launch))
     return CudaModelRunner(
         decoder,
         blocks,

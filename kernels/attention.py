@@ -13,6 +13,7 @@ from kernels.kv_cache import LayerCache, gather
 
 if TYPE_CHECKING:
     from kernels.cuda.decode_plan import DecodePlan
+    from kernels.cuda.prefill import SplitScratch
     from kernels.cuda.shared_prefix import SharedPrefixes
 
 
@@ -56,7 +57,8 @@ class CudaAttentionBatch:
     plan: DecodePlan
     prefixes: SharedPrefixes | None = None
     prefill_tables: torch.Tensor | None = None  # [rows, blocks] int32
-    tiles: torch.Tensor | None = None  # [tiles, 4] int32: row of prefill_tables, first token, tokens, position
+    tiles: torch.Tensor | None = None  # [tiles, RECORD] int32, of ``prefill_tiles``, with rows of prefill_tables
+    split: SplitScratch | None = None  # where some tile is split
     side: torch.cuda.Stream | None = None  # where prefill attention runs beside decode attention
 
 
@@ -117,7 +119,7 @@ def _on_cuda(
         side.wait_stream(torch.cuda.current_stream(query.device))
     with torch.cuda.stream(side):
         if batch.tiles is not None and batch.prefill_tables is not None:
-            prefill_attention(query, cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out)
+            prefill_attention(query, cache, batch.prefill_tables, batch.tiles, scale, window, 0.0, out, batch.split)
     if count and batch.prefixes is not None:
         shared_prefix_attention(query[:count], cache, tables, batch.contexts, batch.prefixes, batch.plan, scale, 0.0)
     if count:

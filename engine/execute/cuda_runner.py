@@ -29,6 +29,7 @@ from engine.schedule.request import Request
 from kernels.attention import CudaAttentionBatch
 from kernels.cuda.decode_plan import allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
+from kernels.cuda.prefill import RECORD, allocate_split
 from kernels.identity import kernel_id
 from kernels.kv_cache import LayerCache, allocate, copy_blocks
 from kernels.sample import SamplingRows
@@ -68,6 +69,7 @@ class CudaModelRunner:
         pieces = max_seqs * -(-max_len // PIECE)
         self._most = most = row_bucket(max_seqs)  # sequences that decode, padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
+        self._split = allocate_split(spec.kv_heads, spec.head_dim, device)
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
         group_size = spec.heads // spec.kv_heads
         self._shared = SharedBlocks(most, max_len, block_size, group_size, device) if cascade else None
@@ -183,7 +185,8 @@ class CudaModelRunner:
             plan=self._plan,
             prefixes=prefixes,
             prefill_tables=state.tables,
-            tiles=inputs["tiles"].view(-1, 4) if shape.tiles else None,
+            tiles=inputs["tiles"].view(-1, RECORD) if shape.tiles else None,
+            split=self._split if shape.split else None,
             side=self._side if count and shape.tokens >= SMALLEST_FORKED else None,
         )
         return DecoderBatch(tokens.tokens, positions, tokens.slots, attention)

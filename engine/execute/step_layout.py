@@ -11,7 +11,8 @@ import torch
 
 from engine.execute.batch_rows import BatchRows
 from engine.schedule.plan import Slice, StepPlan
-from kernels.cuda.prefill import prefill_tiles, tile_tokens
+from kernels.cuda.options import kernel_options
+from kernels.cuda.prefill import RECORD, SLOTS, prefill_tiles, tile_tokens
 
 Ints = npt.NDArray[np.int32]
 BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
@@ -25,13 +26,15 @@ class StepShape:
 
     ``rows``: tokens that are drawn; no more than those decode, and they come first among the tokens. ``tiles``:
     programs of prefill attention, 0 where the step only decodes, so that every token is a row. ``filtered``: some row
-    has top_k, top_p or min_p. ``shared``: some decoding sequences share leading blocks.
+    has top_k, top_p or min_p. ``split``: some of those programs are pieces of one. ``shared``: some decoding sequences
+    share leading blocks.
     """
 
     tokens: int
     rows: int
     tiles: int
     filtered: bool
+    split: bool = False
     shared: bool = False
 
     @property
@@ -40,7 +43,7 @@ class StepShape:
         tokens = {"positions": self.tokens, "owners": self.tokens}
         if not self.tiles:
             return tokens
-        return tokens | {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": 4 * self.tiles}
+        return tokens | {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": RECORD * self.tiles}
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def lay_out(
         return StepLayout(shape, numbers, sampling)
     tiles = _tiles(decoding, others, rows, geometry)
     drawn = sum(plan.rows(part) for part in sampling) if plan.drafts else len(sampling)
-    shape = _mixed_shape(decoding, others, drawn, len(tiles), filtered, geometry, padded)
+    shape = _mixed_shape(decoding, others, drawn, tiles, filtered, geometry, padded)
     numbers = _padding(shape, rows.padding)
     inputs = named(numbers, shape)
     _fill_tokens(inputs, [*decoding, *others], rows)
@@ -121,15 +124,16 @@ def row_bucket(count: int) -> int:
 
 
 def _mixed_shape(
-    decoding: Sequence[Slice], others: Sequence[Slice], rows: int, tiles: int, filtered: bool,
+    decoding: Sequence[Slice], others: Sequence[Slice], rows: int, tiles: Ints, filtered: bool,
     geometry: Geometry, padded: bool,
 ) -> StepShape:  # fmt: skip
-    tokens = len(decoding) + sum(part.stop - part.start for part in others)
+    tokens, count = len(decoding) + sum(part.stop - part.start for part in others), len(tiles)
+    split = bool(tiles[0, -1])
     if padded:
-        tokens = bucket_of(tokens)
+        tokens, more = bucket_of(tokens), SLOTS if split else 0
         few = tokens // tile_tokens(geometry.heads, geometry.kv_heads, geometry.head_dim) + 16
-        rows, tiles = min(row_bucket(rows), tokens), few if tiles <= few else tokens
-    return StepShape(tokens, rows, tiles, filtered)
+        rows, count = min(row_bucket(rows), tokens), (few if count <= few + more else tokens) + more
+    return StepShape(tokens, rows, count, filtered, split)
 
 
 def _padding(shape: StepShape, row: int) -> Ints:
@@ -173,10 +177,11 @@ def _fill_prompts(inputs: dict[str, Ints], plan: StepPlan, decoding: int, others
 
 
 def _tiles(decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, geometry: Geometry) -> Ints:
-    """Programs of prefill attention, [tiles, 4]: row of the block tables, first token, tokens, position."""
+    """Programs of prefill attention, [tiles, RECORD], with rows of the block tables in place of sequences."""
     starts = np.cumsum([len(decoding), *(part.stop - part.start for part in others)]).tolist()
     stops = [part.stop for part in others]
-    tiles: Ints = prefill_tiles(starts, stops, geometry.heads, geometry.kv_heads, geometry.head_dim).numpy()
+    slots = SLOTS if kernel_options().split_prefill else 0
+    tiles: Ints = prefill_tiles(starts, stops, geometry.heads, geometry.kv_heads, geometry.head_dim, slots).numpy()
     numbers = np.array([rows[part.request].number for part in others], np.int32)
     tiles[:, 0] = numbers[tiles[:, 0]]
     return tiles

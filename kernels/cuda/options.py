@@ -15,6 +15,7 @@ class KernelOptions:
 
     skinny_gemm: bool = True  # our own product for a few rows, where it beats cuBLAS
     fused_gate: bool = True  # the gated activation as the end of that product
+    split_prefill: bool = True  # a few queries behind a long context are split along its keys
     programmatic_launch: bool = True  # a kernel starts, and fetches weights, while the one before it ends
 
 

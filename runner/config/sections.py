@@ -58,6 +58,7 @@ class NativeEngine(Section):
     concurrent_attention: bool = False
     skinny_gemm: bool = True
     fused_gate: bool = True
+    split_prefill: bool = True
     programmatic_launch: bool = True
     speculative_config: dict[str, Any] | None = None
     skip_tokenizer_init: bool = False

@@ -12,7 +12,7 @@ from kernels.cuda import shared_prefix
 from kernels.cuda.decode import decode_attention
 from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
-from kernels.cuda.prefill import prefill_attention, prefill_tiles
+from kernels.cuda.prefill import SLOTS, allocate_split, prefill_attention, prefill_tiles
 from kernels.cuda.shared_prefix import SharedPrefixes, share_prefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
@@ -243,6 +243,47 @@ def test_a_token_has_the_same_bits_in_decode_prefill_and_chunks(
     assert torch.equal(decode(case), whole[ends.to(device)])
     for chunk in (64, 100, 512):
         assert torch.equal(_chunked(case, chunk), whole)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "softcap", "window", "slots"),
+    [
+        (6, 2, 64, 0.0, 0, SLOTS),
+        (4, 1, 128, 0.0, 0, 5),
+        (9, 3, 64, 20.0, 0, 5),
+        (2, 2, 80, 0.0, 300, SLOTS),
+        (2, 1, 64, 0.0, 300, 2),
+    ],
+)
+def test_tiles_split_along_their_keys_give_the_same_bits(
+    heads: int, kv_heads: int, head_dim: int, softcap: float, window: int, slots: int, device: torch.device,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    last = 20
+    case = make([1030, 40, 1300], heads, kv_heads, head_dim, device, dtype, window=window, softcap=softcap)
+    starts = [0, last, 2 * last, 3 * last]
+    query = torch.cat([q[-last:] for q in case.queries])
+    tiles = prefill_tiles(starts, case.lengths, heads, kv_heads, head_dim, slots)
+    pieces = tiles[tiles[:, 6] >= 0]
+    assert 2 <= len(pieces) <= slots
+    assert sorted(pieces[:, 6].tolist()) == list(range(len(pieces)))
+    tiles = torch.cat([tiles, torch.zeros(3, tiles.shape[1], dtype=torch.int32)]).to(device)  # padded, as in a graph
+    out = torch.full_like(query, float("nan"))
+    scratch = allocate_split(kv_heads, head_dim, device)
+    prefill_attention(query, case.cache, case.tables, tiles, case.scale, window, softcap, out, scratch)
+    assert torch.equal(out, prefill(case, last))
+
+
+def test_tiles_are_split_where_they_would_be_the_last_to_end() -> None:
+    def pieces(lengths: list[int], tokens: int) -> int:
+        starts = [i * tokens for i in range(len(lengths) + 1)]
+        return int((prefill_tiles(starts, lengths, 32, 8, 128, SLOTS)[:, 6] >= 0).sum())
+
+    assert pieces([2000], 32) == 8
+    assert pieces([2000] + [200] * 8, 32) == 8
+    assert pieces([700], 32) == 0  # the merge would take as long
+    assert pieces([2000] * 30, 32) == 0  # enough programs without
+    assert pieces([100_000], 32) == SLOTS
 
 
 def _chunked(case: Case, chunk: int) -> torch.Tensor:
