@@ -28,7 +28,8 @@ class Request:
     ``published`` of its ``blocks`` are in the prefix cache. ``tail`` is a block behind those, others' too, whose first
     cells hold the end of its prompt: it is copied before the request writes there. While it waits after a preemption
     with swap, ``slots`` are the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
-    ``certain``: nothing but its bound can end the output.
+    ``certain``: nothing but its bound can end the output. ``held``: it waits in line but must not start yet, which its
+    owner decides.
 
     Args:
         index: arrival order; with ``child`` it names the request.
@@ -63,6 +64,7 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)
     published: int = 0
     slots: list[int] = field(default_factory=list)
+    held: bool = False
     lost: int = 0
     status: Status = Status.WAITING
     cached_tokens: int = 0

@@ -78,7 +78,7 @@ class Scheduler:
         self._queue(request)
 
     def schedule(self, drafts: Mapping[Request, Sequence[int]] = NONE) -> StepPlan:
-        """Plan the next step; its plan is empty only when nothing is unfinished.
+        """Plan the next step; its plan is empty only when nothing is unfinished but held requests.
 
         Args:
             drafts: guesses of requests' next tokens; the plan says which of them it takes.
@@ -194,7 +194,7 @@ class Scheduler:
             entry = heapq.heappop(self._waiting)
             request = entry[1]
             leader = prompts.leader(request, self._step)
-            if request.pending or (leader is None and prompts.is_coming(request, self._step)):
+            if request.pending or request.held or (leader is None and prompts.is_coming(request, self._step)):
                 deferred.append(entry)
                 continue
             if leader is not None:

@@ -142,6 +142,13 @@ def core_of(llm: LLM | AsyncLLM) -> GenerationCore:
     return core
 
 
+def delay_grammars(core: GenerationCore, gate: threading.Event) -> None:
+    """Compile nothing before the gate opens."""
+    compiler = core._intake._grammars
+    compiling = compiler._compile
+    compiler._compile = lambda one: (gate.wait(60), compiling(one))[1]  # type: ignore[method-assign]
+
+
 def run(work: Coroutine[Any, Any, T], seconds: float = 120) -> T:
     """Run a coroutine, which fails rather than hangs."""
 
