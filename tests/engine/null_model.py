@@ -166,7 +166,7 @@ async def assert_empty(llm: AsyncLLM) -> None:
         return core.scheduler.unfinished, core.scheduler.kv.pool.held
 
     assert await asyncio.wrap_future(llm._thread.call(check)) == (0, 0)
-    assert not llm._asks
+    assert not llm._streams
     assert not llm._thread._asks
 
 
