@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-COMMANDS = ("list", "report")
+COMMANDS = ("list", "report", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code.
 
-    0 done, 1 the run failed, 2 the command or configuration is wrong, 130 SIGINT, 143 SIGTERM.
+    0 done, 1 the run failed, 2 the command or configuration is wrong, 3 a requirement is not met or B is worse,
+    4 outputs differ, 130 SIGINT, 143 SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_thread_defaults(os.environ)
@@ -45,7 +46,7 @@ def _dispatch(words: list[str]) -> int:
     options, _ = _own_options().parse_known_args(words)
     folders = user_folders(options.config_dir)
     if words and words[0] in COMMANDS:
-        return _list(folders) if words[0] == "list" else _report(words[1:])
+        return _command(words[0], words[1:], folders)
     if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
         raise ConfigError(
             f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}\ncommands: {', '.join(COMMANDS)}; "
@@ -59,6 +60,15 @@ def _own_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", default=None)
     return parser
+
+
+def _command(name: str, words: list[str], folders: list[Path]) -> int:
+    """What is no recipe; each command imports its own part alone."""
+    if name == "compare":
+        from runner.compare.command import run_compare
+
+        return run_compare(words)
+    return _report(words) if name == "report" else _list(folders)
 
 
 def _list(folders: list[Path]) -> int:

@@ -23,6 +23,12 @@ class RunFailedError(RunnerError):
     """The run began and did not end well; what was finished is kept."""
 
 
+class RequirementError(RunnerError):
+    """The run is complete, and a metric is not what its recipe requires."""
+
+    exit_code = 3
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived. Not an ``Exception``: no handler of errors on the way may swallow it."""
 

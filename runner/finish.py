@@ -15,6 +15,7 @@ from runner.config import Config
 from runner.errors import RunFailedError
 from runner.journal import FILE_NAME, Journal
 from runner.measure.session_work import SessionWork
+from runner.quality.requirements import check_requirements, describe, parse_requirement
 from runner.run_info import RunInfo
 from runner.sink import REQUESTS, write_outputs
 from runner.sink.atomic import replaced
@@ -23,14 +24,22 @@ SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
 
 
-def load_finish() -> None:
+def load_finish(config: Config) -> None:
     """Import what the end of a run needs, so that an installation without it fails before the first row, and what the
-    imports take in memory is taken once and not when all rows are done."""
+    imports take in memory is taken once and not when all rows are done.
+
+    Raises:
+        ConfigError: a metric's package is not installed.
+    """
     import pyarrow as pa
 
     import runner.measure.summary
     import runner.report  # noqa: F401
 
+    if config.metrics:
+        from runner.quality.judge import open_scorers
+
+        open_scorers(config.metrics)
     pa.array([""])  # the first array made from Python's objects imports pandas, where it is installed
 
 
@@ -51,6 +60,7 @@ def finish_run(
     works = noted_work(journal)
     ceilings = ceilings_of(works, config.measure.roofline)
     metrics = summarise(RequestsFile(info.run_dir / REQUESTS), stats, journal.sessions(), works, ceilings)
+    _judge(config, journal, metrics, info.run_dir)
     _write_json(info.run_dir / "metrics.json", metrics)
     content = manifest.build(
         info,
@@ -62,6 +72,23 @@ def finish_run(
     report = _build_report(info.run_dir)
     names = ("config.yaml", "manifest.json", "metrics.json")
     return metrics, [*(info.run_dir / name for name in names), *report]
+
+
+def _judge(config: Config, journal: Journal, metrics: dict[str, Any], run_dir: Path) -> None:
+    """Add quality and requirements to the metrics, and write the rows' scores.
+
+    Imported here, because ROUGE's library alone takes more than a second.
+    """
+    if config.metrics:
+        from runner.quality.judge import SCORES, judge_outputs
+
+        found = judge_outputs(config.metrics, journal.records(errors=False), run_dir / SCORES)
+        metrics["metrics"] |= found["metrics"]
+        metrics["notes"] |= found["notes"]
+        metrics["quality"] = found["quality"]
+    if config.require:
+        required = [parse_requirement(text) for text in config.require]
+        metrics["requirements"] = check_requirements(required, metrics)
 
 
 def noted_work(journal: Journal) -> list[SessionWork]:
@@ -105,7 +132,11 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
         cells = [_figure(flat.get(f"{name}/{statistic}")) for statistic in ("mean", "p50", "p90", "p99")]
         if any(cells):
             table.add_row(label, *cells)
+    _add_quality(table, metrics)
     console.print(table)
+    for outcome in metrics.get("requirements", ()):
+        line = f"{'met' if outcome['met'] else 'NOT MET'}: {describe(outcome)}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     for line in _first_outputs(info.run_dir / FILE_NAME):
         console.print(line, markup=False, highlight=False)
     files = [sink.kind for sink in config.sinks]
@@ -124,6 +155,17 @@ _THROUGHPUT = {
     "startup_s": "start-up, s",
 }
 _LATENCY = {"ttft_ms": "time to first token, ms", "tpot_ms": "time per output token, ms", "e2e_ms": "end to end, ms"}
+
+
+def _add_quality(table: Any, metrics: Mapping[str, Any]) -> None:
+    """A line for each figure of the outputs' quality, with its interval."""
+    names = [name for about in metrics.get("quality", ()) for name in about["names"]]
+    if names:
+        table.add_section()
+    for name in names:
+        value, low, high = (metrics["metrics"].get(name + part) for part in ("", "/low", "/high"))
+        interval = "" if low is None else f" ({_figure(low)} to {_figure(high)})"
+        table.add_row(name, _figure(value) + interval, "", "", "")
 
 
 def _figure(value: float | int | None) -> str:

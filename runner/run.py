@@ -20,7 +20,7 @@ from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.drive import Drive, Engine, Seen, pending
 from runner.engines import engine_errors, open_engine
-from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError
+from runner.errors import ConfigError, Interrupted, RequirementError, RunFailedError, RunnerError
 from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
 from runner.journal import Journal
@@ -28,10 +28,11 @@ from runner.measure.energy import no_meter
 from runner.measure.power import PowerMeter
 from runner.measure.session_work import SessionWork
 from runner.progress import Counts, Monitor
+from runner.quality.requirements import unmet_requirements
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
-from runner.task import Task, open_task
+from runner.task import Task, check_references, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
 from runner.writer import Writer
 
@@ -51,12 +52,14 @@ def run(config: Config, resolved: dict[str, Any], command: list[str]) -> None:
     Raises:
         ConfigError: something that the configuration names is not there; no model was loaded.
         RunFailedError: the run began and did not end well. What is finished is kept.
+        RequirementError: the run is complete, and a requirement is not met.
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
         task, dataset = open_task(config), open_dataset(config.dataset)
         first = dataset.first_row()
         if first is not None:
+            check_references(config.metrics, first.columns)
             task.check(first.columns)
         fingerprint = dataset.source.fingerprint()
         what = identity(config, fingerprint)
@@ -100,12 +103,12 @@ class _Run:
             _log.exception("internal error")
             self._ended_early(tracker, "FAILED", repr(error))
             raise RunFailedError(f"internal error: {error!r}\nmore in {self.info.run_dir / 'run.log'}") from None
-        problem = self._too_many_errors()
-        tracker.finish("FINISHED" if problem is None else "FAILED", metrics, files)
+        failure = self._failure(metrics)
+        tracker.finish("FAILED" if isinstance(failure, RunFailedError) else "FINISHED", metrics, files)
         self.folder.journal.set(state="finished")
         print_summary(self.info, self.config, metrics, tracker.describe())
-        if problem is not None:
-            raise RunFailedError(problem)
+        if failure is not None:
+            raise failure
 
     def _finish(self, tracker: Tracker) -> tuple[dict[str, Any], list[Path]]:
         journal = self.folder.journal
@@ -147,7 +150,7 @@ class _Run:
         if rows is None:
             self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
             return
-        load_finish()
+        load_finish(self.config)
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
@@ -189,15 +192,17 @@ class _Run:
         except (sqlite3.Error, OSError) as error:
             _log.error("the session's end could not be noted: %s", error)
 
-    def _too_many_errors(self) -> str | None:
+    def _failure(self, metrics: dict[str, Any]) -> RunnerError | None:
+        """Why a run that is complete has failed all the same."""
         rows, errors = self.folder.journal.counts()
-        if errors <= self.config.max_error_rate * rows:
-            return None
-        return (
-            f"{errors} of {rows} rows are in error, which is more than max_error_rate={self.config.max_error_rate} "
-            f"allows; the first: {self.folder.journal.first_error()}\n"
-            f"all of them: {self.info.run_dir / 'errors.jsonl'}"
-        )
+        if errors > self.config.max_error_rate * rows:
+            return RunFailedError(
+                f"{errors} of {rows} rows are in error, which is more than max_error_rate={self.config.max_error_rate} "
+                f"allows; the first: {self.folder.journal.first_error()}\n"
+                f"all of them: {self.info.run_dir / 'errors.jsonl'}"
+            )
+        unmet = unmet_requirements(metrics)
+        return RequirementError("\n".join(unmet)) if unmet else None
 
     def _ended_early(self, tracker: Tracker, status: Any, reason: str, worth_resuming: bool = True) -> None:
         """Tell tracker, log and user; the line that resumes comes last, unless the same command can only fail again."""

@@ -10,6 +10,7 @@ from engine.schedule.output_lengths import OutputLengths, remaining
 from engine.schedule.request import Request, Status
 
 ROUND = 128  # paced steps are multiples of this, so that few step sizes occur
+CHUNK = 32  # tokens of a paced prompt that one step computes at least: attention reads all keys before them again
 
 
 @dataclass
@@ -25,22 +26,23 @@ class StepBudget:
 
     def grant(self, request: Request, whole: bool) -> int:
         """Tokens that the request may compute now; ``whole`` prompts are not cut to what is left of the pace."""
-        if request.total - request.computed == 1 or self.lengths.rest(request) >= self.horizon:
+        left = request.total - request.computed
+        if left == 1 or self.lengths.rest(request) >= self.horizon:
             return self.tokens
         paced = self.paced if self.planned else max(self.paced, self.least)  # a step with work to do computes something
         if whole:
             return self.tokens if paced > 0 else 0
-        return max(0, min(self.tokens, paced))
+        return min(self.tokens, paced) if paced >= min(left, CHUNK) else 0
 
     def take_counted(self) -> None:
         """A slice of one token is planned, which is taken off the pace already."""
         self.tokens -= 1
         self.planned = True
 
-    def take(self, tokens: int, counted: int = 0) -> None:
-        """A slice is planned; ``counted`` of its tokens are taken off the pace already."""
+    def take(self, tokens: int) -> None:
+        """A slice of a prompt is planned."""
         self.tokens -= tokens
-        self.paced -= tokens - counted
+        self.paced -= tokens
         self.planned = True
 
 
@@ -103,14 +105,14 @@ class Pacing:
         """Steps that the unfinished requests need; 0 without any."""
         return max(self._certain.latest(now), self.lengths.scaled(self._uncertain.latest(now)))
 
-    def budget(self, now: int, running: int) -> StepBudget:
-        """What step ``now`` may hold, with ``running`` requests that take a token each."""
+    def budget(self, now: int, decoding: int) -> StepBudget:
+        """What step ``now`` may hold, with ``decoding`` requests that take a token each."""
         if not self.balance:
             return StepBudget(self.most, self.most, 0, self.lengths)
         horizon = self.horizon(now)
         share = max(self.balance, -(-self.work // max(1, horizon)))
         paced = -(-share // self.multiple) * self.multiple
-        return StepBudget(self.most, paced - running, horizon, self.lengths, self.multiple)
+        return StepBudget(self.most, paced - decoding, horizon, self.lengths, self.multiple)
 
     def check(self, unfinished: Iterable[Request]) -> None:
         """Verify the count of the work; raises AssertionError."""

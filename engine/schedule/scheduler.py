@@ -57,6 +57,7 @@ class Scheduler:
         self.recomputed_tokens = 0
         self._order = Order(limits.policy, self.kv.cache)
         self._waiting: list[tuple[tuple[int, ...], Request]] = []
+        self._prompting: set[Request] = set()  # running requests with more than a token to plan
         self._step = 0
 
     @property
@@ -83,7 +84,7 @@ class Scheduler:
         Args:
             drafts: guesses of requests' next tokens; the plan says which of them it takes.
         """
-        budget = self.pacing.budget(self._step, len(self.running))
+        budget = self.pacing.budget(self._step, len(self.running) - len(self._prompting))
         slices, preempted = self._continue_running(budget)
         forks: dict[Request, Request] = {}
         if not preempted:
@@ -156,6 +157,8 @@ class Scheduler:
         self.kv.check(self.running, waiting)
         self.pacing.check([*self.running, *waiting])
         assert self.running == sorted(self.running, key=attrgetter("place")), "running requests are out of order"
+        behind = {request for request in self.running if request.total - request.computed > 1}
+        assert self._prompting <= behind, "requests whose prompts are computed count as under way"
 
     def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
@@ -182,8 +185,11 @@ class Scheduler:
                 if victim is request:
                     break
             else:
+                if request in self._prompting:
+                    budget.take(stop - request.computed)
+                else:
+                    budget.take_counted()
                 slices.append(self._plan(request, stop))
-                budget.take(stop - request.computed, counted=1)
         return slices, preempted
 
     def _admit_waiting(self, budget: StepBudget, forks: dict[Request, Request]) -> list[Slice]:
@@ -230,6 +236,10 @@ class Scheduler:
         """The request's slice up to ``stop``, whose blocks it has."""
         self.kv.cache.publish(request, stop)
         self.kv.prompts.reach(request, stop, self._step)
+        if request.total - stop > 1:
+            self._prompting.add(request)
+        else:
+            self._prompting.discard(request)
         return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
 
     def _start(self, request: Request, tokens: int) -> bool:
@@ -285,6 +295,7 @@ class Scheduler:
     def _stop_running(self, request: Request) -> None:
         self.running.remove(request)
         self.kv.prompts.stop(request)
+        self._prompting.discard(request)
         if self.admission:
             self.admission.stop(request)
 

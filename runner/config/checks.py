@@ -8,9 +8,11 @@ from typing import Literal
 from engine.args import EngineArgs
 from engine.params import ParameterError, SamplingParams
 from engine.text.template import ChatTemplateError, read_template, template_traits
+from runner.config.metrics import JsonValid, reference_of
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, GenerateTask, NativeEngine
 from runner.errors import ConfigError, listing, nearest
+from runner.quality.requirements import known_names, parse_requirement
 
 RESERVED = ("id", "prompt", "output", "token_ids", "logprobs", "prompt_logprobs", "finish_reason", "prompt_tokens",
             "output_tokens", "message", "error")  # fmt: skip
@@ -35,6 +37,8 @@ def check(config: Config) -> None:
     _check_sampling(config)
     _check_columns(config)
     _check_sinks(config)
+    _check_metrics(config)
+    _check_requirements(config)
 
 
 def engine_args(config: Config) -> EngineArgs:
@@ -132,3 +136,42 @@ def _check_sinks(config: Config) -> None:
         raise ConfigError("sinks=[] is not allowed: name at least one, for instance sinks=[{kind: jsonl}]")
     if len(set(kinds)) < len(kinds):
         raise ConfigError(f"sinks={kinds} is not allowed: each kind may be there once")
+
+
+def _check_metrics(config: Config) -> None:
+    if config.metrics and isinstance(config.task, EmbedTask):
+        raise ConfigError("metrics judge text: they have no meaning for task=embed")
+    if config.metrics and not config.sampling.detokenize:
+        raise ConfigError("metrics judge text: they need sampling.detokenize=true")
+    seen: set[str] = set()
+    for number, metric in enumerate(config.metrics):
+        key, reference = f"metrics[{number}]", reference_of(metric)
+        if reference in RESERVED:
+            raise ConfigError(
+                f"{key}.reference={reference!r} is a name that the output record uses itself: rename the column"
+            )
+        if isinstance(metric, JsonValid) and (fault := metric.fault()) is not None:
+            raise ConfigError(f"{key}.json_schema is no JSON schema: {fault}")
+        if not metric.names:
+            raise ConfigError(f"{key}.types=[] is not allowed: name at least one")
+        twice = sorted(seen.intersection(metric.names))
+        if twice:
+            raise ConfigError(
+                f"{key} measures {twice[0]!r}, which another metric measures too: give one of them a name, "
+                f"for instance {{kind: {metric.kind}, name: second}}"
+            )
+        seen.update(metric.names)
+
+
+def _check_requirements(config: Config) -> None:
+    known = known_names([name for metric in config.metrics for name in metric.names])
+    for number, text in enumerate(config.require):
+        try:
+            name = parse_requirement(text).name
+        except ValueError as error:
+            raise ConfigError(f"require[{number}]={text!r} is not allowed: {error}") from None
+        if name not in known and not name.startswith("startup_s/"):
+            raise ConfigError(
+                f"require[{number}]={text!r} names no metric of this recipe: {name!r}{nearest(name, known)}\n"
+                f"metrics: {listing(known)}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 def unknown_key(key: str, value: str) -> str:
     """The message for a key that no section has."""
     known = known_keys()
-    section = key.rpartition(".")[0]
+    section = re.sub(r"\[\d+\]", "", key).rpartition(".")[0]
     while section not in known:
         section = section.rpartition(".")[0]
     every = [f"{part}.{name}" if part else name for part, names in known.items() for name in names]
@@ -41,14 +42,17 @@ def unknown_key(key: str, value: str) -> str:
 def _foreign_key(key: str, value: Any, data: Mapping[str, Any]) -> str | None:
     """The message for a key that another kind of the same section has."""
     section, _, name = key.rpartition(".")
-    node = data.get(section)
-    if not isinstance(node, Mapping) or "kind" not in node or name not in known_keys()[section]:
+    node: Any = data
+    for part in re.findall(r"[^.\[\]]+", section):
+        node = node[int(part)] if isinstance(node, (list, tuple)) else node.get(part, {})
+    kinds = known_keys().get(re.sub(r"\[\d+\]", "", section), [])
+    if not isinstance(node, Mapping) or "kind" not in node or name not in kinds:
         return None
     kind = node["kind"]
-    return (
-        f"{key}={value!r} has no meaning for {section}.kind={kind!r}: it belongs to another kind\n"
-        f"(the kind and its own keys come with {section}={kind}, not with {section}.kind={kind})"
-    )
+    message = f"{key}={value!r} has no meaning for {section}.kind={kind!r}: it belongs to another kind"
+    if section.endswith("]"):
+        return message
+    return f"{message}\n(the kind and its own keys come with {section}={kind}, not with {section}.kind={kind})"
 
 
 def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from engine.params import SamplingParams
 from runner.config.dataset import DatasetSection
+from runner.config.metrics import MetricSection
 from runner.config.sections import (
     ChatTask,
     EmbedTask,
@@ -35,6 +36,8 @@ class Config(Section):
         max_error_rate: share of rows in error above which the run fails at its end.
         max_truncated_rate: share of rows cut at the token limit above which the report calls the run INVALID; ``None``
             is the report's own limit, 1.0 never does.
+        metrics: how outputs are judged once the run is over.
+        require: what metrics must hold, ``rouge1 >= 0.40``; otherwise the run ends with an exit code of its own.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
@@ -48,6 +51,8 @@ class Config(Section):
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
     load: LoadSection = LoadSection()
     measure: MeasureSection = MeasureSection()
+    metrics: tuple[MetricSection, ...] = ()
+    require: tuple[str, ...] = ()
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_truncated_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     output_root: Annotated[str, Field(min_length=1)] = "outputs"

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from runner.manifest import dataset_name
-from runner.measure.definitions import METRICS, STATISTICS, Group, Metric
+from runner.measure.definitions import METRICS, STATISTICS, Group, Metric, find
+from runner.quality.requirements import describe
 from runner.report import charts, roofline
 from runner.report.format import figure, number, share, shortened, unit_label, utc
 from runner.report.run_files import RunFiles, read_run
@@ -97,6 +98,8 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "samples": run.metrics.get("samples") or {},
         "groups": list(_groups(flat)),
         "charts": list(_charts(run)),
+        "quality": list(_quality(run)),
+        "requirements": [(describe(one), one["met"]) for one in run.metrics.get("requirements") or ()],
         "roofline": roofline.table(run.metrics.get("roofline")),
         "roofline_charts": list(_roofline(run.metrics.get("roofline"))),
         "outputs": [_row(record) for record in run.outputs],
@@ -132,6 +135,15 @@ def _groups(flat: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str,
             parts = [n for n in flat if n.startswith(f"{metric.name}/")] if metric.name == "startup_s" else []
             lines += [(name, f"{metric.title}: {name.rpartition('/')[2]}", metric) for name in parts]
         yield title, lines
+
+
+def _quality(run: RunFiles) -> Iterator[tuple[str, str, Metric, Mapping[str, Any]]]:
+    """Each figure of the outputs' quality: its flat name, title, definition, and how many rows it rests on."""
+    for about in run.metrics.get("quality") or ():
+        for name in about["names"]:
+            metric = find(name)
+            prefix = f"{name.rpartition('/')[0]}: " if "/" in name else ""
+            yield name, prefix + metric.title, metric, about
 
 
 def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.manifest import digest_file
 from runner.measure.definitions import find
+from runner.quality.requirements import unmet_requirements
 from runner.report.format import number, share
 from runner.report.run_files import RunFiles
 
@@ -17,27 +18,29 @@ MOST_TRUNCATED = 0.1  # share of rows; a recipe's max_truncated_rate replaces it
 
 @dataclass(frozen=True)
 class Verdict:
-    """INVALID if there is any reason; ``notes`` are worth knowing and harm nothing."""
+    """INVALID if there is any reason, FAILED if only what the recipe requires does not hold (``unmet``); ``notes`` are
+    worth knowing and harm nothing."""
 
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    unmet: tuple[str, ...] = ()
 
     @property
     def valid(self) -> bool:
         """Whether nothing speaks against the run."""
-        return not self.reasons
+        return not self.reasons and not self.unmet
 
     @property
     def word(self) -> str:
-        """VALID or INVALID."""
-        return "VALID" if self.valid else "INVALID"
+        """VALID, INVALID or FAILED."""
+        return "INVALID" if self.reasons else "FAILED" if self.unmet else "VALID"
 
 
 def judge(run: RunFiles) -> Verdict:
     """Look at errors, truncations, sample sizes, sessions, counts and digests."""
     reasons = [*_error_reasons(run), *_truncation_reasons(run), *_few(run)]
     reasons += [*_wrong_counts(run), *_changed_files(run)]
-    return Verdict(tuple(reasons), tuple(_notes(run)))
+    return Verdict(tuple(reasons), tuple(_notes(run)), tuple(unmet_requirements(run.metrics)))
 
 
 def _rate(part: float, whole: float) -> float:
@@ -125,6 +128,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
     yield from _silent_sessions(run, sessions)
     if sessions and sessions[-1]["status"] != "FINISHED":
         yield f"The last session ended as {sessions[-1]['status']} after its last row; the run was completed later."
+    yield from _unjudged(run)
     yield from _missing_figures(run)
     if (run.manifest.get("git") or {}).get("dirty"):
         yield "The working tree had changes that are not in the commit; the manifest has their digest."
@@ -139,6 +143,17 @@ def _silent_sessions(run: RunFiles, sessions: list[dict[str, Any]]) -> Iterator[
             f"Distance to the roofline: without session{'s' * (len(silent) > 1)} {', '.join(silent)}, killed before "
             f"what the engine did was noted."
         )
+
+
+def _unjudged(run: RunFiles) -> Iterator[str]:
+    """Rows that quality metrics left out."""
+    for about in run.metrics.get("quality") or ():
+        names = ", ".join(about["names"])
+        if about["rows_without_reference"]:
+            yield f"Quality: {_rows(about['rows_without_reference'])} without a reference are not in {names}."
+        if about["rows_failed"]:
+            failed = _rows(about["rows_failed"])
+            yield f"Quality: {failed} could not be judged by {names}; the first: {about['first_failure']}."
 
 
 def _missing_figures(run: RunFiles) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from engine.params import Prompt
+from runner.config.metrics import QualitySection, reference_of
 from runner.config.sections import Message, PromptSection
 from runner.errors import ConfigError, listing, nearest
 from runner.task.template import PromptTemplate, RowError
@@ -136,6 +137,18 @@ def require_column(key: str, column: str, columns: Mapping[str, Any]) -> None:
             f"{key} names the column {column!r}, which the first row does not have{nearest(column, columns)}\n"
             f"columns: {listing(columns)}"
         )
+
+
+def check_references(metrics: Sequence[QualitySection], columns: Mapping[str, Any]) -> None:
+    """Refuse a first row that lacks a metric's reference.
+
+    Raises:
+        ConfigError: the message names the metric, the column and the nearest one.
+    """
+    for number, metric in enumerate(metrics):
+        reference = reference_of(metric)
+        if reference is not None:
+            require_column(f"metrics[{number}].reference", reference, columns)
 
 
 def chat_prompts(prompt: PromptSection, options: Mapping[str, Any]) -> PromptMaker:

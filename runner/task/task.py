@@ -11,6 +11,7 @@ from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from engine.seeds import derive_seed
+from runner.config.identity import kept_columns
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, NativeEngine
 from runner.task.prompts import PromptMaker, TextPrompts, TokenPrompts, chat_prompts, require_column
@@ -139,14 +140,14 @@ def open_task(config: Config) -> Task:
     Raises:
         ConfigError: a template is wrong.
     """
-    task, prompt = config.task, config.prompt
+    task, prompt, keep_columns = config.task, config.prompt, kept_columns(config)
     if isinstance(task, EmbedTask):
         params = PoolingParams(
             normalize=task.normalize,
             dimensions=task.dimensions,
             truncate_prompt_tokens=task.truncate_prompt_tokens,
         )
-        return Task(TextPrompts(prompt.template or ""), params, (), task.keep_columns, task.keep_prompt, False)
+        return Task(TextPrompts(prompt.template or ""), params, (), keep_columns, task.keep_prompt, False)
     prompts: PromptMaker
     if isinstance(task, ChatTask):
         names = ("chat_template_kwargs", "tools", "reasoning_parser", "tool_parser")
@@ -155,12 +156,7 @@ def open_task(config: Config) -> Task:
         prompts = TokenPrompts(prompt.token_ids)
     else:
         prompts = TextPrompts(prompt.template or "")
+    seed = config.engine.seed if isinstance(config.engine, NativeEngine) else 0
     return Task(
-        prompts,
-        config.sampling,
-        task.sampling_columns,
-        task.keep_columns,
-        task.keep_prompt,
-        task.keep_token_ids,
-        config.engine.seed if isinstance(config.engine, NativeEngine) else 0,
+        prompts, config.sampling, task.sampling_columns, keep_columns, task.keep_prompt, task.keep_token_ids, seed
     )

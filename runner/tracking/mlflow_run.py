@@ -163,6 +163,9 @@ class MlflowTracker:
             self._store.client.log_batch(self._id, metrics=points)
         device = metrics.get("engine", {}).get("device", {})
         numerics = metrics.get("engine", {}).get("numerics", {})
+        required = metrics.get("requirements")
+        met = None if not required else str(all(one["met"] for one in required)).lower()
+        self._write_tags({"galley.requirements_met": met})
         self._write_tags({f"device.{k}": str(v) for k, v in device.items()})
         self._write_tags({f"numerics.{k}": str(v) for k, v in numerics.items()})
 

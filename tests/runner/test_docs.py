@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.compare.command import OUTPUTS_DIFFER, USAGE, WORSE
 from runner.config.keys import known_keys
 from runner.recipes import BUILT_IN
 from runner.sink.requests import requests_schema
@@ -50,3 +51,10 @@ def test_the_fields_of_records_are_those_that_are_listed(tmp_path: Path) -> None
     assert (unread["id"], unread["row"]) == (None, 1)
     assert list(empty) == ["id", "row", "text", "prompt", "finish_reason", "error"]
     assert set(requests_schema().names) <= NAMED
+
+
+def test_the_page_on_comparisons_names_arguments_and_exit_codes() -> None:
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"--\w+", USAGE)) == set(re.findall(r"`(--\w+)", page))
+    for code in (WORSE, OUTPUTS_DIFFER):
+        assert f"| {code} |" in page

@@ -105,8 +105,20 @@ def test_without_the_roofline_nothing_is_made_up(here: Path) -> None:
     assert content["roofline"] is None
 
 
+def test_summaries_are_judged(here: Path) -> None:
+    """The records and the figures of two rows; too short to meet what the recipe requires of whole summaries."""
+    path, found = run(here, "summarize_quality", *SHORT, "dataset.limit=2", "require=['output_words <= 8']")
+    check_texts(found)
+    words = [len(row["output"].split()) for row in found]
+    assert pq.read_table(path / "scores.parquet")["output_words"].to_pylist() == words
+    flat = json.loads((path / "metrics.json").read_text())["metrics"]
+    assert 0 <= flat["rouge2"] <= flat["rouge1"] < 0.5
+    assert flat["rouge1/low"] is None
+
+
 def test_extract_json(here: Path) -> None:
-    _, found = run(here, "extract_json", "dataset.limit=2")
+    path, found = run(here, "extract_json", "dataset.limit=2")
+    assert json.loads((path / "metrics.json").read_text())["metrics"]["json_valid"] == 1
     assert [row["finish_reason"] for row in found] == ["stop", "stop"]
     values = [json.loads(row["output"]) for row in found]
     assert values[0] != values[1]

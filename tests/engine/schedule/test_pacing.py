@@ -8,10 +8,11 @@ import pytest
 
 from engine.params import SamplingParams
 from engine.schedule.output_lengths import OutputLengths, remaining
-from engine.schedule.pacing import Pacing
+from engine.schedule.pacing import CHUNK, Pacing
 from engine.schedule.request import Request, Status
-from tests.engine.schedule.simulate import Job, Simulation, chatlike, roofline, simulate
-from tests.engine.schedule.steps import request
+from engine.schedule.scheduler import Scheduler
+from tests.engine.schedule.simulate import LARGE, Job, Simulation, chatlike, roofline, simulate
+from tests.engine.schedule.steps import IGNORE, limits, request
 
 BALANCE = 256
 
@@ -43,6 +44,23 @@ def test_longest_first_alone_does_not_do_it() -> None:
     jobs = chatlike()
     alone = simulate(jobs, policy="longest_first", prefix_caching=False)
     assert paced(jobs).milliseconds < 0.9 * alone.milliseconds
+
+
+def test_a_paced_prompt_is_not_computed_in_crumbs() -> None:
+    """A step computes at least a chunk of a prompt, or what is left of it: every slice reads all keys before it."""
+    jobs = chatlike()
+    scheduler = Scheduler(limits(**LARGE, policy="longest_first", balance=BALANCE, prefix_caching=False))
+    for index, job in enumerate(jobs):
+        scheduler.add(request(index, [1] * job.prompt, job.bound, params=IGNORE))
+    slices, crumbs = 0, 0
+    while scheduler.unfinished:
+        plan = scheduler.schedule()
+        prompts = [part for part in plan.slices if part.start < len(part.request.prompt)]
+        slices += len(prompts)
+        crumbs += sum(part.stop - part.start < CHUNK and not part.samples for part in prompts)
+        scheduler.update(plan, {part.request: 1 for part in plan.slices if part.samples})
+    assert slices < 2 * len(jobs)
+    assert crumbs < 0.02 * len(jobs)  # prompts that may not wait
 
 
 @pytest.mark.parametrize("output", [1, 64, 512])

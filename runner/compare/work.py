@@ -1,0 +1,120 @@
+"""Whether two sets did the same work on the same machine, and what sets them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.compare.keys import flat_keys
+from runner.compare.run_set import RunSet, started_at
+from runner.report.format import shortened
+
+WORK = ("model", "prompt", "sampling", "task", "dataset", "load")
+"""Sections that say what is computed; the others (``engine``) say how."""
+
+MOST_VALUE = 70
+_PATHS = ("dataset.path",)  # counts by content, through the digest
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One thing that is not the same in A and B."""
+
+    name: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class WorkDifferences:
+    """``work``: recipe, data, model or prompts, so that A and B did not do the same; ``settings``: how it was done;
+    ``environment``: where; ``notes``: what makes timings hard to compare."""
+
+    work: tuple[Contrast, ...]
+    settings: tuple[Contrast, ...]
+    environment: tuple[Contrast, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether both did the same work."""
+        return not self.work
+
+
+def work_differences(a: RunSet, b: RunSet) -> WorkDifferences:
+    """Compare configurations, digests and environments of the sets' first runs, and the order of all runs."""
+    keys = list(_contrasts(_settings(a), _settings(b)))
+    work = [one for one in keys if one.name.split(".")[0] in WORK]
+    settings = [one for one in keys if one not in work]
+    first, second = a.runs[0].manifest, b.runs[0].manifest
+    for name in ("recipe",):
+        work += _contrasts({name: first.get(name)}, {name: second.get(name)})
+    for part, names in (("dataset", ("digest", "rows")), ("model", _digests(first, second))):
+        sides = [{f"{part} {name}": (side.get(part) or {}).get(name) for name in names} for side in (first, second)]
+        work += _contrasts(*sides)
+    environment = _contrasts(_environment(a), _environment(b))
+    return WorkDifferences(tuple(work), tuple(settings), tuple(environment), tuple(_notes(a, b)))
+
+
+def interleaved(a: RunSet, b: RunSet) -> bool:
+    """Whether each run of A has one of B as its neighbour in time (A1 B1 A2 B2 or A1 B1 B2 A2), so that the runs are
+    pairs that shared what the machine was like."""
+    if len(a.runs) != len(b.runs) or not all(started_at(run) for run in (*a.runs, *b.runs)):
+        return False
+    times = sorted([(started_at(run), "a") for run in a.runs] + [(started_at(run), "b") for run in b.runs])
+    sides = [side for _, side in times]
+    return all({*sides[i : i + 2]} == {"a", "b"} for i in range(0, len(sides), 2))
+
+
+def _settings(runs: RunSet) -> dict[str, Any]:
+    return {key: value for key, value in flat_keys(runs.config).items() if key not in _PATHS}
+
+
+def _digests(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What both manifests say about the model's files; its name is in the configuration."""
+    names = {**(first.get("model") or {}), **(second.get("model") or {})}
+    return [name for name in names if name not in ("name", "revision")]
+
+
+def _environment(runs: RunSet) -> dict[str, Any]:
+    run = runs.runs[0]
+    environment = run.manifest.get("environment") or {}
+    facts = {name: environment.get(name) for name in ("python", "platform", "cpu", "cpu_cores", "memory_gib", "gpus")}
+    facts |= {f"package {name}": version for name, version in (environment.get("packages") or {}).items()}
+    facts |= {f"variable {name}": value for name, value in (environment.get("variables") or {}).items()}
+    facts["device"] = (run.metrics.get("engine") or {}).get("device")
+    git = run.manifest.get("git") or {}
+    facts |= {"git commit": git.get("commit"), "changes since the commit": git.get("diff_digest")}
+    return facts
+
+
+def _contrasts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Contrast]:
+    for name in dict.fromkeys((*a, *b)):
+        if a.get(name) != b.get(name):
+            yield Contrast(name, _text(a.get(name)), _text(b.get(name)))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return shortened(" ".join(text.split()), MOST_VALUE)
+
+
+def _notes(a: RunSet, b: RunSet) -> Iterator[str]:
+    for name, runs in (("A", a), ("B", b)):
+        if runs.unfinished:
+            yield f"{len(runs.unfinished)} unfinished runs of {name} are left out."
+        resumed = sum(len(run.metrics.get("sessions") or []) > 1 for run in runs.runs)
+        if resumed:
+            yield f"{resumed} of {name}'s runs were resumed: their timings are not those of one process."
+    ends = [max(map(started_at, one.runs)) for one in (a, b)]
+    begins = [min(map(started_at, one.runs)) for one in (a, b)]
+    apart = ends[0] < begins[1] or ends[1] < begins[0]
+    if len(a.runs) > 1 and len(b.runs) > 1 and apart:
+        yield (
+            "All runs of one set came before those of the other: a drift of the machine in that time looks like a "
+            "difference. Interleaved repeats (A1 B1 A2 B2) exclude that."
+        )
