@@ -101,7 +101,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
         held = {request: request.computed for request in waiting}  # in host memory
         before, lacks_room = self.scheduler.preemptions, [self.lacks_room(spared) for spared in (True, False)]
-        behind = self.behind_others()
+        behind, decoding = self.behind_others(), self.decode_in_place()
         offered = self.offer(guesses)
         plan = self.scheduler.schedule(offered)
         self.check_drafts(plan, offered)
@@ -113,7 +113,7 @@ class SchedulerTrace(RuleBasedStateMachine):
             assert (self.scheduler.preemptions > before) in lacks_room, "preemption exactly when blocks run out"
         self.check_preemption(running, self.scheduler.preemptions - before, plan)
         self.device.execute(plan)
-        for part in plan.slices:
+        for part in sorted(plan.slices, key=lambda part: part.request in decoding):
             if part.request in waiting:
                 self.check_start(part, known, held[part.request])
             if part.request not in plan.forks:
@@ -175,6 +175,14 @@ class SchedulerTrace(RuleBasedStateMachine):
                 prefix = (one.salt, tuple(one.tokens(0, (number + 1) * size)))
                 if prefix not in self.content.values():
                     self.content[held[number]] = prefix
+
+    def decode_in_place(self) -> set[Request]:
+        """Those whose next token fits into their last block: what it fills is published when the step is booked."""
+        return {
+            one
+            for one in self.scheduler.running
+            if one.output and one.total - one.computed == 1 and one.total <= len(one.blocks) * self.limits.block_size
+        }
 
     def behind_others(self) -> set[int]:
         """Prompts that a running request has not computed to their end yet."""
