@@ -11,9 +11,11 @@ from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from engine.seeds import derive_seed
+from runner.config.dataset import OpenAiBatchDataset
 from runner.config.identity import kept_columns
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, NativeEngine
+from runner.dataset.openai_batch import PARAMETERS
 from runner.task.prompts import PromptMaker, TextPrompts, TokenPrompts, chat_prompts, require_column
 from runner.task.template import RowError
 
@@ -32,7 +34,8 @@ class Task:
         keep_columns: columns that go into the record.
         keep_prompt: whether the record shows the prompt.
         keep_token_ids: whether the record shows the output's token ids.
-        seed: of the run; with a row's number it makes the seed of a row that names none.
+        seed: of the run; with a row's number it makes the seed of a row that names none. ``None`` leaves that to the
+            engine.
     """
 
     prompts: PromptMaker
@@ -41,12 +44,12 @@ class Task:
     keep_columns: tuple[str, ...]
     keep_prompt: bool
     keep_token_ids: bool
-    seed: int = 0
+    seed: int | None = None
 
     @property
     def varies(self) -> bool:
         """Whether a row's parameters may be its own."""
-        return bool(self.sampling_columns) or _lacks_seed(self.params)
+        return bool(self.sampling_columns) or (self.seed is not None and _lacks_seed(self.params))
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """Refuse a first row that lacks a column which the configuration names.
@@ -72,7 +75,7 @@ class Task:
             params = replace(self.params, **values) if values else self.params
         except (ParameterError, TypeError) as error:
             raise RowError(str(error)) from None
-        if _lacks_seed(params):
+        if self.seed is not None and _lacks_seed(params):
             params = copy(params)
             params.seed = derive_seed(self.seed, number)
         return params
@@ -155,8 +158,8 @@ def open_task(config: Config) -> Task:
     elif prompt.token_ids is not None:
         prompts = TokenPrompts(prompt.token_ids)
     else:
-        prompts = TextPrompts(prompt.template or "")
-    seed = config.engine.seed if isinstance(config.engine, NativeEngine) else 0
-    return Task(
-        prompts, config.sampling, task.sampling_columns, keep_columns, task.keep_prompt, task.keep_token_ids, seed
-    )
+        prompts = TextPrompts(prompt.template or "", prompt.few_shot)
+    own = PARAMETERS if isinstance(config.dataset, OpenAiBatchDataset) else ()  # a request's own parameters win
+    columns = tuple(dict.fromkeys([*task.sampling_columns, *own]))
+    seed = config.engine.seed if isinstance(config.engine, NativeEngine) else None
+    return Task(prompts, config.sampling, columns, keep_columns, task.keep_prompt, task.keep_token_ids, seed)
