@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def main() -> None:
     print(f"growth to the process's end     {found.growth_mib:.0f} MiB")
 
 
-def measure(folder: Path, rows: int, tracking: str = "none") -> Figures:
-    """Run so many rows in an empty folder.
+def measure(folder: Path, rows: int, tracking: str = "none", *words: str) -> Figures:
+    """Run so many rows in an empty folder; ``words`` go on the command line.
 
     Raises:
         RuntimeError: the run failed, or its files do not hold exactly the rows that went in.
@@ -74,7 +75,7 @@ def measure(folder: Path, rows: int, tracking: str = "none") -> Figures:
         for index in range(rows):
             stream.write(json.dumps({"id": f"row-{index:07d}", "text": f"short text number {index}"}) + "\n")
     began = time.monotonic()
-    samples, end_peak = _run(folder, tracking)
+    samples, end_peak = _run(folder, tracking, words)
     wall = time.monotonic() - began
     run_dir = next((folder / "outputs" / "rows").iterdir())
     metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
@@ -89,12 +90,12 @@ def measure(folder: Path, rows: int, tracking: str = "none") -> Figures:
     return Figures(rows, metrics["measured_s"], wall, warm[0], max(running or warm[:1]), end_peak)
 
 
-def _run(folder: Path, tracking: str) -> tuple[list[tuple[int, float]], float]:
+def _run(folder: Path, tracking: str, words: Sequence[str]) -> tuple[list[tuple[int, float]], float]:
     """Run the runner; (durable rows, resident MiB) over time, and the process's peak in MiB."""
     command = [
         *(sys.executable, "-m", "runner", "name=rows", "model.name=none", "engine=null_engine", f"tracking={tracking}"),
         *("dataset=jsonl", "dataset.path=rows.jsonl", "dataset.id_column=id", "prompt.template='{{ text }}'"),
-        *("sampling.max_tokens=8", "progress=false"),
+        *("sampling.max_tokens=8", "progress=false", *words),
     ]
     root = str(Path(__file__).resolve().parent.parent)
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL)

@@ -19,7 +19,8 @@ from runner.recipes import Recipe, check_recipes
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 _HINTS = {
     "model.name": "choose one with model=NAME or model.name=NAME_OR_PATH",
-    "dataset.kind": "choose one with dataset=csv, hf, inline, jsonl, parquet, synthetic or text",
+    "dataset.kind": "choose one with dataset=csv, hf, inline, jsonl, openai_batch, parquet, sharegpt, synthetic or "
+    "text",
 }
 
 

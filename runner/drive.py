@@ -7,18 +7,12 @@ from dataclasses import dataclass, field
 from itertools import chain, tee
 from typing import Any, NamedTuple, Protocol
 
-from engine.outputs import EmbeddingRequestOutput, RequestMetrics, RequestOutput
-from engine.params import PoolingParams, Prompt, SamplingParams
+from engine.params import Prompt
 from engine.stats import EngineStats
 from runner.dataset import BadRow, Dataset, Row
 from runner.interrupts import Interrupts
-from runner.journal import DoneRows, Entry
-from runner.progress import Counts
-from runner.task import RowError, Task, output_tokens
-from runner.writer import Finished, Writer
-
-Output = RequestOutput | EmbeddingRequestOutput
-Params = SamplingParams | PoolingParams
+from runner.journal import DoneRows
+from runner.recorder import InFlight, Output, Params, Recorder, Refused
 
 
 class Engine(Protocol):
@@ -34,23 +28,11 @@ class Engine(Protocol):
         """Give everything back."""
 
 
-class InFlight(NamedTuple):
-    """What is kept of a row while the engine has it."""
-
-    row: int
-    id: str
-    kept: dict[str, Any]
-
-
 @dataclass
 class Drive:
-    """One session's way of rows through the engine."""
+    """One session's way of rows through the engine, all at once."""
 
-    task: Task
-    session: int
-    measured_from: float
-    writer: Writer
-    counts: Counts
+    recorder: Recorder
     interrupts: Interrupts
     in_flight: dict[int, InFlight] = field(default_factory=dict)
 
@@ -61,87 +43,38 @@ class Drive:
             Interrupted: a signal arrived; everything that the engine gave back is with the writer.
             RunFailedError: the journal cannot be written.
         """
+        task = self.recorder.task
         prompts: Iterable[Prompt]
         params: Any
-        if self.task.sampling_columns:
+        if task.sampling_columns:
             # two views of one stream: right in whichever order the engine pulls them
             left, right = tee(self._requests(rows))
             prompts, params = (prompt for prompt, _ in left), (own for _, own in right)
         else:
-            prompts, params = (prompt for prompt, _ in self._requests(rows)), self.task.params
+            prompts, params = (prompt for prompt, _ in self._requests(rows)), task.params
         outputs = engine.stream(prompts, params)
         while (output := next(outputs, None)) is not None:
             with self.interrupts.shielded():
-                self._finish(output)
+                self.recorder.finish(self.in_flight.pop(int(output.request_id)), output)
 
     def _requests(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[Prompt, Params]]:
         number = 0
         for row in rows:
-            if isinstance(row, BadRow):
-                self._refuse(row.index, row.id, {}, row.error)
+            request = self.recorder.request(row)
+            if isinstance(request, Refused):
+                with self.interrupts.shielded():
+                    self.recorder.refuse(request)
                 continue
-            try:
-                prompt = self.task.prompts.make(row.columns)
-                params = self.task.row_params(row.columns)
-            except RowError as error:
-                self._refuse(row.index, row.id, self.task.kept(row.columns, None), str(error))
-                continue
-            self.in_flight[number] = InFlight(row.index, row.id, self.task.kept(row.columns, prompt))
+            self.in_flight[number] = request.row
             number += 1
-            yield prompt, params
-
-    def _refuse(self, index: int, name: str | None, kept: dict[str, Any], error: str) -> None:
-        """A row that never reaches the engine."""
-        with self.interrupts.shielded():
-            self._put(InFlight(index, name or "", kept), name, error)
-
-    def _finish(self, output: Output) -> None:
-        row = self.in_flight.pop(int(output.request_id))
-        if output.error is not None:
-            self._put(row, row.id, output.error, output)
-            return
-        result = self.task.result(output)
-        entry = self._entry(row.row, row.id, output, _one_reason(result.get("finish_reason")), None)
-        self.writer.put(Finished(entry, {"id": row.id, **row.kept, **result}))
-        self.counts.add(error=False)
-
-    def _put(self, row: InFlight, name: str | None, error: str, output: Output | None = None) -> None:
-        entry = self._entry(row.row, name, output, "error", error)
-        record = {"id": name, "row": row.row, **row.kept, "finish_reason": "error", "error": error}
-        self.writer.put(Finished(entry, record))
-        self.counts.add(error=True)
-
-    def _entry(
-        self, index: int, name: str | None, output: Output | None, reason: str | None, error: str | None
-    ) -> Entry:
-        metrics = (output.metrics if output is not None else None) or RequestMetrics(0.0)
-        known = output is not None and output.metrics is not None
-        return Entry(
-            idx=index,
-            id=None if name is None else name.encode("utf-8", "backslashreplace").decode(),
-            session=self.session,
-            record="",
-            prompt_tokens=0 if output is None else len(output.prompt_token_ids),
-            cached_tokens=output.num_cached_tokens if isinstance(output, RequestOutput) else 0,
-            output_tokens=0 if output is None else output_tokens(output),
-            arrival_s=self._since(metrics.arrival) if known else None,
-            scheduled_s=self._since(metrics.scheduled),
-            first_token_s=None if isinstance(output, EmbeddingRequestOutput) else self._since(metrics.first_token),
-            last_token_s=self._since(metrics.last_token),
-            preemptions=metrics.preemptions,
-            finish_reason=reason,
-            error=error,
-        )
-
-    def _since(self, moment: float | None) -> float | None:
-        return None if moment is None else moment - self.measured_from
+            yield request.prompt, request.params
 
 
-def _one_reason(reason: Any) -> str | None:
-    """Of several completions, ``length`` if any was cut, else the first one's."""
-    if isinstance(reason, list):
-        return "length" if "length" in reason else reason[0]
-    return None if reason is None else str(reason)
+class Placed(NamedTuple):
+    """A row and its place in the order in which the dataset's rows are started, from 0."""
+
+    place: int
+    row: Row | BadRow
 
 
 @dataclass
@@ -158,8 +91,8 @@ class Seen:
             yield row
 
 
-def pending(dataset: Dataset, done: DoneRows, seen: Seen) -> Iterator[Row | BadRow] | None:
-    """The rows that are not finished, from the first one on; ``None`` if there are none."""
-    rows = (row for row in seen.counted(dataset.iter_rows()) if row.index not in done)
+def pending(dataset: Dataset, done: DoneRows, seen: Seen) -> Iterator[Placed] | None:
+    """The rows that are not finished, from the first one on, with their places; ``None`` if there are none."""
+    rows = (Placed(seen.rows - 1, row) for row in seen.counted(dataset.iter_rows()) if row.index not in done)
     first = next(rows, None)
     return None if first is None else chain([first], rows)

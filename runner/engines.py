@@ -12,37 +12,47 @@ from typing import Any
 
 from engine.params import ParameterError
 from runner.config import Config, engine_args
+from runner.config.load import OnlineLoad
 from runner.config.sections import NullEngine
 from runner.drive import Engine
 from runner.errors import ConfigError, RunFailedError, RunnerError
+from runner.load.engine import LoadEngine
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_engine(config: Config, run_dir: Path) -> Iterator[Engine]:
-    """The engine, closed at the end. Imported here: nothing before this needs torch.
+def open_engine(config: Config, run_dir: Path) -> Iterator[Engine | LoadEngine]:
+    """The engine, closed at the end; for a load the asynchronous one. Imported here: nothing before this needs torch.
 
     Raises:
         ConfigError: the model or an argument is wrong; no row was run.
         RunFailedError: the machine failed (memory, disk) while the model was loaded.
     """
     with engine_errors("while the model was loaded"), _refusals():
-        if isinstance(config.engine, NullEngine):
-            from runner.null_engine import NullLLM
-
-            engine: Engine = NullLLM(**config.engine.model_dump(exclude={"kind"}))
-        else:
-            from engine import LLM
-
-            arguments = engine_args(config)
-            if config.model.config is not None:
-                arguments = dataclasses.replace(arguments, model=str(_write_model(config.model.config, run_dir)))
-            engine = LLM(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)})
+        load = config.load
+        found = _engine(config, run_dir, online=isinstance(load, OnlineLoad))
+        engine = LoadEngine(found, load.stream) if isinstance(load, OnlineLoad) else found
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _engine(config: Config, run_dir: Path, *, online: bool) -> Any:
+    """The null engine or ours; ``online``: for event loops."""
+    if isinstance(config.engine, NullEngine):
+        from runner.null_async import NullAsyncLLM
+        from runner.null_engine import NullLLM
+
+        return (NullAsyncLLM if online else NullLLM)(**config.engine.model_dump(exclude={"kind"}))
+    from engine import LLM, AsyncLLM
+
+    arguments = engine_args(config)
+    if config.model.config is not None:
+        arguments = dataclasses.replace(arguments, model=str(_write_model(config.model.config, run_dir)))
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+    return (AsyncLLM if online else LLM)(**given)
 
 
 def _write_model(config: dict[str, Any], run_dir: Path) -> Path:

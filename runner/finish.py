@@ -17,7 +17,7 @@ from runner.journal import FILE_NAME, Journal
 from runner.measure.session_work import SessionWork
 from runner.quality.requirements import check_requirements, describe, parse_requirement
 from runner.run_info import RunInfo
-from runner.sink import REQUESTS, write_outputs
+from runner.sink import FILE_NAMES, REQUESTS, write_outputs
 from runner.sink.atomic import replaced
 
 SHOWN_OUTPUTS = 3
@@ -56,22 +56,24 @@ def finish_run(
     from runner.measure.roofline import ceilings_of
     from runner.measure.summary import summarise
 
-    outputs = write_outputs(journal, config.sinks, info.run_dir)
+    outputs = write_outputs(journal, config, info.run_dir)
     works = noted_work(journal)
     ceilings = ceilings_of(works, config.measure.roofline)
-    metrics = summarise(RequestsFile(info.run_dir / REQUESTS), stats, journal.sessions(), works, ceilings)
+    requests = RequestsFile(info.run_dir / REQUESTS)
+    metrics = summarise(requests, stats, journal.sessions(), works, ceilings, config.load)
     _judge(config, journal, metrics, info.run_dir)
     _write_json(info.run_dir / "metrics.json", metrics)
+    names = {path: path.relative_to(info.run_dir).as_posix() for path in outputs}
     content = manifest.build(
         info,
         dataset=dataset,
         model={"name": config.model.name, "revision": config.model.revision, **stats.numerics},
-        outputs={path.name: manifest.digest_file(path) for path in outputs if path.name != REQUESTS},
+        outputs={name: manifest.digest_file(path) for path, name in names.items() if name != REQUESTS},
     )
     _write_json(info.run_dir / "manifest.json", content)
     report = _build_report(info.run_dir)
-    names = ("config.yaml", "manifest.json", "metrics.json")
-    return metrics, [*(info.run_dir / name for name in names), *report]
+    small = ("config.yaml", "manifest.json", "metrics.json")
+    return metrics, [*(info.run_dir / name for name in small), *report]
 
 
 def _judge(config: Config, journal: Journal, metrics: dict[str, Any], run_dir: Path) -> None:
@@ -126,11 +128,12 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
     for column in ("", "mean", "p50", "p90", "p99"):
         table.add_column(column, justify="left" if not column else "right")
     for name, label in _THROUGHPUT.items():
-        table.add_row(label, _figure(flat.get(name)), "", "", "")
+        if name in flat and not (name.startswith("load/") and flat[name] is None):
+            table.add_row(label, _figure(flat[name]), "", "", "")
     table.add_section()
     for name, label in _LATENCY.items():
         cells = [_figure(flat.get(f"{name}/{statistic}")) for statistic in ("mean", "p50", "p90", "p99")]
-        if any(cells):
+        if any(cells) and (name != "queue_ms" or metrics.get("load")):  # offline it only says how long the data is
             table.add_row(label, *cells)
     _add_quality(table, metrics)
     console.print(table)
@@ -139,8 +142,7 @@ def print_summary(info: RunInfo, config: Config, metrics: Mapping[str, Any], tra
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     for line in _first_outputs(info.run_dir / FILE_NAME):
         console.print(line, markup=False, highlight=False)
-    files = [sink.kind for sink in config.sinks]
-    names = ", ".join(f"outputs.{kind}" for kind in files)
+    names = ", ".join(FILE_NAMES[sink.kind] for sink in config.sinks)
     # soft_wrap: paths and commands are to be copied whole
     console.print(f"\noutputs  {info.run_dir} ({names})", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {info.run_dir / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
@@ -151,10 +153,21 @@ _THROUGHPUT = {
     "output_tokens_per_s": "output tokens/s",
     "total_tokens_per_s": "total tokens/s",
     "requests_per_s": "rows/s",
+    "load/asked_per_s": "requests/s asked for",
+    "load/sent_per_s": "requests/s sent",
+    "load/goodput_per_s": "good requests/s",
+    "load/saturation_per_s": "saturation, requests/s",
     "measured_s": "measured, s",
     "startup_s": "start-up, s",
 }
-_LATENCY = {"ttft_ms": "time to first token, ms", "tpot_ms": "time per output token, ms", "e2e_ms": "end to end, ms"}
+_LATENCY = {
+    "queue_ms": "queue, ms",
+    "ttft_ms": "time to first token, ms",
+    "tpot_ms": "time per output token, ms",
+    "itl_ms": "between tokens, ms",
+    "e2e_ms": "end to end, ms",
+    "lag_ms": "generator lag, ms",
+}
 
 
 def _add_quality(table: Any, metrics: Mapping[str, Any]) -> None:

@@ -42,6 +42,11 @@ class Interrupts:
         if not self._shielded:
             raise Interrupted(number)
 
+    @property
+    def pending(self) -> bool:
+        """Whether a signal waits for the end of a shielded block."""
+        return self._received is not None
+
     @contextmanager
     def shielded(self) -> Iterator[None]:
         """Put an interrupt off to the end of the block."""

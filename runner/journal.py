@@ -24,12 +24,17 @@ CREATE TABLE IF NOT EXISTS sessions (number INTEGER PRIMARY KEY, started_at REAL
     measured_seconds REAL, rows INTEGER, status TEXT);
 CREATE TABLE IF NOT EXISTS rows (idx INTEGER PRIMARY KEY, id TEXT, session INTEGER, record TEXT,
     prompt_tokens INTEGER, cached_tokens INTEGER, output_tokens INTEGER, arrival_s REAL, scheduled_s REAL,
-    first_token_s REAL, last_token_s REAL, preemptions INTEGER, finish_reason TEXT, error TEXT);
+    first_token_s REAL, last_token_s REAL, preemptions INTEGER, finish_reason TEXT, error TEXT,
+    sent_s REAL, phase TEXT, gaps BLOB);
 """
 
 
 class Entry(NamedTuple):
-    """A finished row as the journal keeps it; ``record`` is JSON, times are seconds of the session's measured phase."""
+    """A finished row as the journal keeps it; ``record`` is JSON, times are seconds of the session's measured phase.
+
+    The last three are of loads: when the request was really sent, the phase that it belongs to, and the seconds between
+    its outputs as float32.
+    """
 
     idx: int
     id: str | None
@@ -45,6 +50,9 @@ class Entry(NamedTuple):
     preemptions: int
     finish_reason: str | None
     error: str | None
+    sent_s: float | None = None
+    phase: str | None = None
+    gaps: bytes | None = None
 
 
 class DoneRows:
@@ -156,6 +164,6 @@ class Journal:
         return None if found is None else str(found[0])
 
     def requests(self) -> Iterator[tuple[Any, ...]]:
-        """Index, id, session, counts, times, finish reason and error of every row, in the order of the dataset."""
+        """Every field but the record of every row, in the order of the dataset."""
         names = ", ".join(name for name in Entry._fields if name != "record")
         yield from self._db.execute(f"SELECT {names} FROM rows ORDER BY idx")

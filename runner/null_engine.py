@@ -6,48 +6,41 @@ It tests and times everything around the engine. Outputs depend on prompt and pa
 from __future__ import annotations
 
 import heapq
-import json
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-from engine.outputs import CompletionOutput, Embedding, EmbeddingRequestOutput, RequestMetrics, RequestOutput
+from engine.outputs import RequestMetrics
 from engine.params import PoolingParams, Prompt, SamplingParams
 from engine.stats import EngineStats
-
-Output = RequestOutput | EmbeddingRequestOutput
-Params = SamplingParams | PoolingParams
-WORDS = ("paged", "cache", "token", "batch", "row", "step", "block", "queue")
-EMBEDDING_SIZE = 8
-BYTES_PER_TOKEN = 4  # of a text prompt: nothing is tokenized
+from runner.null_outputs import Output, Params, Speeds, Work
 
 
 @dataclass(order=True, slots=True)
 class _Running:
-    """A request that ends with step ``end``."""
+    """A request that ends when the engine's own clock shows ``end``."""
 
-    end: int
+    end: float
     number: int
-    prompt: Any = field(compare=False)
-    prompt_tokens: int = field(compare=False)
-    length: int = field(compare=False)
-    params: Params = field(compare=False)
+    work: Work = field(compare=False)
     arrival: float = field(compare=False)
-    digest: int = field(compare=False)
 
 
 class NullLLM:
-    """Pretends to run up to ``max_num_seqs`` requests, each of which gets one token per step.
+    """Pretends to run up to ``max_num_seqs`` requests at once, each at the declared speeds.
 
     Args:
         startup_seconds: how long building it takes.
-        seconds_per_step: how long a step takes; 0 does not wait.
-        max_num_seqs: requests in one step, and so how far the prompts are read ahead.
+        seconds_per_step: how long an output token takes.
+        max_num_seqs: requests that are served at once, and so how far the prompts are read ahead.
         max_model_len: longer prompts end as error outputs; ``None`` takes any.
         fail_after: raise RuntimeError after so many outputs; ``None`` never does.
+        seconds_per_request: how long every request takes before its first token.
+        seconds_per_prompt_token: what each token of its prompt adds to that.
+
+    Where no speed is declared nothing waits, and requests end in the order of their lengths as if a token took a step.
     """
 
     def __init__(
@@ -57,13 +50,17 @@ class NullLLM:
         max_num_seqs: int = 256,
         max_model_len: int | None = None,
         fail_after: int | None = None,
+        seconds_per_request: float = 0.0,
+        seconds_per_prompt_token: float = 0.0,
     ) -> None:
         time.sleep(startup_seconds)
         self._startup = startup_seconds
-        self._seconds_per_step = seconds_per_step
+        self._speeds = Speeds(seconds_per_request, seconds_per_prompt_token, seconds_per_step)
+        self._waits = not self._speeds.instant
         self._max_num_seqs = max_num_seqs
         self._max_model_len = max_model_len
         self._fail_after = fail_after
+        self._clock = 0.0  # seconds of service; without speeds, steps
         self._steps = self._finished = self._prompt_tokens = self._output_tokens = self._peak = 0
         self._running: list[_Running] = []
 
@@ -84,7 +81,7 @@ class NullLLM:
             RuntimeError: ``fail_after`` outputs are out.
         """
         single = params if isinstance(params, (SamplingParams, PoolingParams)) else None
-        each = repeat(single or SamplingParams()) if params is None or single else iter(params)  # type: ignore[arg-type]
+        each: Any = repeat(single or SamplingParams()) if params is None or single else iter(params)  # type: ignore[arg-type]
         pairs = enumerate(zip(prompts, each, strict=False))
         more = True
         while more or self._running:
@@ -100,52 +97,40 @@ class NullLLM:
             yield from self._step()
 
     def _add(self, number: int, prompt: Prompt, params: Params) -> Output | None:
-        arrival = time.monotonic()
-        digest, tokens = _read(prompt)
-        error = None
-        if tokens == 0:
-            error = "the prompt is empty"
-        elif self._max_model_len is not None and tokens >= self._max_model_len:
-            error = f"the prompt has {tokens} tokens and max_model_len is {self._max_model_len}"
+        arrival, work = time.monotonic(), Work.of(str(number), prompt, params)
+        error = work.problem(self._max_model_len)
         if error is not None:
-            return _failure(number, params, RequestMetrics(arrival), error)
-        length = _length(params, digest)
-        end = self._steps + max(length, 1)
-        heapq.heappush(self._running, _Running(end, number, prompt, tokens, length, params, arrival, digest))
+            return work.refused(RequestMetrics(arrival), error)
+        service = self._speeds.service(work) if self._waits else max(work.length, 1)
+        heapq.heappush(self._running, _Running(self._clock + service, number, work, arrival))
         return None
 
     def _step(self) -> Iterator[Output]:
-        """Go on to the next step in which a request ends, and yield all that end with it."""
+        """Go on to the next moment at which a request ends, and yield all that end with it."""
         if not self._running:
             return
-        ahead = self._running[0].end - self._steps
-        if self._seconds_per_step > 0:
-            time.sleep(ahead * self._seconds_per_step)
-        self._steps += ahead
-        while self._running and self._running[0].end <= self._steps:
+        ahead = self._running[0].end - self._clock
+        if self._waits:
+            time.sleep(ahead)
+        self._clock += ahead
+        self._steps += 1
+        while self._running and self._running[0].end <= self._clock + 1e-9:  # ends of one step differ in the last bit
             if self._fail_after is not None and self._finished >= self._fail_after:
                 raise RuntimeError(f"the null engine fails after {self._fail_after} outputs, as it was told")
             yield self._finish(heapq.heappop(self._running))
 
     def _finish(self, request: _Running) -> Output:
-        now = time.monotonic()
+        now, work = time.monotonic(), request.work
         self._finished += 1
-        self._prompt_tokens += request.prompt_tokens
-        self._output_tokens += request.length
-        if isinstance(request.params, PoolingParams):
-            metrics = RequestMetrics(request.arrival, request.arrival, None, now)
-            return EmbeddingRequestOutput(
-                str(request.number), Embedding(_vector(request)), range(request.prompt_tokens), metrics=metrics
-            )
-        first = max(now - (request.length - 1) * self._seconds_per_step, request.arrival)
-        metrics = RequestMetrics(request.arrival, request.arrival, first, now)
-        completions = tuple(_completion(request, request.params, child) for child in range(request.params.n))
-        return RequestOutput(
-            str(request.number), None, range(request.prompt_tokens), completions, metrics=metrics, num_cached_tokens=0
-        )
+        self._prompt_tokens += work.prompt_tokens
+        self._output_tokens += work.length
+        if isinstance(work.params, PoolingParams):
+            return work.output(RequestMetrics(request.arrival, request.arrival, None, now))
+        first = max(now - (work.length - 1) * self._speeds.seconds_per_step, request.arrival)
+        return work.output(RequestMetrics(request.arrival, request.arrival, first, now))
 
     def stats(self) -> EngineStats:
-        """Totals so far."""
+        """Totals so far; a step is a moment at which requests ended."""
         return EngineStats(
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
@@ -154,41 +139,7 @@ class NullLLM:
             finished_requests=self._finished,
             running=len(self._running),
             peak_running=self._peak,
-            busy_seconds=self._steps * self._seconds_per_step,
+            busy_seconds=self._clock if self._waits else 0.0,
             startup={"load": self._startup},
             device={"name": "null engine"},
         )
-
-
-def _read(prompt: Prompt) -> tuple[int, int]:
-    """A digest of the prompt, and its tokens: one for each id, or for every four bytes of text."""
-    if isinstance(prompt, Mapping):
-        prompt = prompt.get("prompt_token_ids") or prompt.get("prompt") or json.dumps(prompt.get("messages"))
-    data = prompt.encode() if isinstance(prompt, str) else repr(list(prompt)).encode()
-    tokens = -(-len(data) // BYTES_PER_TOKEN) if isinstance(prompt, str) else len(prompt)
-    return zlib.crc32(data), tokens
-
-
-def _length(params: Params, digest: int) -> int:
-    if isinstance(params, PoolingParams):
-        return 0
-    most = params.max_tokens or 16
-    return most if params.ignore_eos else max(params.min_tokens, 1 + digest % most)
-
-
-def _completion(request: _Running, params: SamplingParams, child: int) -> CompletionOutput:
-    start = request.digest + child
-    ids: Sequence[int] = range(start % 30000, start % 30000 + request.length)
-    text = " ".join(WORDS[token % len(WORDS)] for token in ids) if params.detokenize else ""
-    reason = "length" if params.max_tokens == request.length else "stop"
-    return CompletionOutput(child, f"{request.digest:08x} {text}", ids, finish_reason=reason)
-
-
-def _vector(request: _Running) -> list[float]:
-    return [((request.digest >> shift) & 15) / 16 for shift in range(0, 4 * EMBEDDING_SIZE, 4)]
-
-
-def _failure(number: int, params: Params, metrics: RequestMetrics, error: str) -> Output:
-    if isinstance(params, PoolingParams):
-        return EmbeddingRequestOutput(str(number), Embedding(()), metrics=metrics, error=error)
-    return RequestOutput(str(number), None, (), (), metrics=metrics, error=error)

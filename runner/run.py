@@ -17,6 +17,7 @@ from engine.costs import StepGroup
 from engine.stats import EngineStats, TimelinePoint
 from runner.command import path_value
 from runner.config import Config, config_hash, identity
+from runner.config.load import OnlineLoad
 from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
 from runner.drive import Drive, Engine, Seen, pending
@@ -26,14 +27,19 @@ from runner.finish import finish_run, load_finish, print_summary
 from runner.interrupts import Interrupts
 from runner.job import Job, note_run
 from runner.journal import Journal
+from runner.load.drive import LoadDrive
+from runner.load.engine import LoadEngine
+from runner.load.rows import earlier_trials, rows_of_load, within_load
 from runner.measure.energy import no_meter
 from runner.measure.power import PowerMeter
 from runner.measure.session_work import SessionWork
 from runner.progress import Counts, Monitor
 from runner.quality.requirements import unmet_requirements
+from runner.recorder import Recorder
 from runner.run_folder import RunFolder, open_run_folder
 from runner.run_info import RunInfo
 from runner.sink import live_file, restore_live
+from runner.sink.atomic import replaced
 from runner.task import Task, check_references, open_task
 from runner.tracking import Tracker, TrackingError, open_tracker
 from runner.tracking.tracker import Status
@@ -60,7 +66,7 @@ def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job |
         Interrupted: SIGINT or SIGTERM. What is finished is kept.
     """
     with Interrupts() as interrupts:
-        task, dataset = open_task(config), open_dataset(config.dataset)
+        task, dataset = open_task(config), within_load(open_dataset(config.dataset), config.load)
         first = dataset.first_row()
         if first is not None:
             check_references(config.metrics, first.columns)
@@ -132,14 +138,15 @@ class _Run:
         verb = "resuming" if self.folder.resumed else "starting"
         _log.info("%s %s: %s", verb, self.info.run_id, shlex.join(self.info.command))
         print(f"{verb} {self.info.recipe}: {self.info.run_dir}", file=sys.stderr, flush=True)
-        if not self.folder.resumed:
+        if not (self.info.run_dir / "config.yaml").is_file():  # a kill may have come before it
             self._guarded(self._write_config)
 
     def _write_config(self) -> None:
         from omegaconf import OmegaConf
 
         text = OmegaConf.to_yaml(OmegaConf.create(self.info.config))
-        (self.info.run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        with replaced(self.info.run_dir / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def _open_tracker(self) -> Tracker:
         tracking = self.config.tracking
@@ -168,6 +175,7 @@ class _Run:
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))
+        earlier = earlier_trials(journal, self.config.load)
         session = self._guarded(lambda: journal.begin_session(started_at))
         with open_engine(self.config, self.info.run_dir) as engine:
             ready, measured_from = time.time(), time.monotonic()
@@ -175,10 +183,13 @@ class _Run:
             status, meter = "FAILED", self._meter(engine)
             try:
                 with meter, writer, self._monitor(engine, counts := Counts(), done.count, tracker):
-                    drive = Drive(self.task, session, measured_from, writer, counts, self.interrupts)
+                    recorder = Recorder(self.task, session, measured_from, writer, counts)
                     with engine_errors("while running"):
-                        drive.run(engine, rows)
-                self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
+                        if isinstance(engine, LoadEngine) and isinstance(self.config.load, OnlineLoad):
+                            LoadDrive(recorder, self.interrupts, self.config.load, earlier).run(engine, rows)
+                        elif not isinstance(engine, LoadEngine):
+                            Drive(recorder, self.interrupts).run(engine, (row for _, row in rows))
+                self._guarded(lambda: journal.set(**{DATASET_ROWS: rows_of_load(seen.rows, self.config.load, session)}))
                 status = "FINISHED"
             except Interrupted:
                 status = "KILLED"
@@ -188,10 +199,10 @@ class _Run:
                 work = SessionWork.of(session, elapsed, stats := engine.stats(), meter.stop())
                 self._end_session(work, ready - started_at, status, stats)
 
-    def _monitor(self, engine: Engine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
+    def _monitor(self, engine: Engine | LoadEngine, counts: Counts, done: int, tracker: Tracker) -> Monitor:
         return Monitor(engine, counts, self.dataset.count(), done, self.config.progress, tracker)
 
-    def _meter(self, engine: Engine) -> PowerMeter:
+    def _meter(self, engine: Engine | LoadEngine) -> PowerMeter:
         """Of the power of the GPU that the engine uses."""
         device = engine.stats().device
         reason = no_meter(device.get("type", ""), self.config.measure.energy)

@@ -21,7 +21,7 @@ from engine.execute.model_runner import score_prompt
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
-from engine.execute.transfer import to_device
+from engine.execute.transfer import pinned, to_device
 from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
@@ -88,7 +88,7 @@ class CudaModelRunner:
         self._follow(layout.sampling)
         scored: dict[Request, Sequence[RowLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
-            computed = self._graphs.run(layout.shape, numbers.pin_memory())
+            computed = self._graphs.run(layout.shape, pinned(numbers))
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)

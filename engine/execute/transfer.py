@@ -10,7 +10,14 @@ import torch
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """Copy a host array without waiting for it: pinned, in the order of the stream."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return pinned(tensor).to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that the device can read. By NumPy: torch would wake all its threads for a larger one, which then spin."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    np.copyto(host.numpy(), tensor.numpy())
+    return host
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

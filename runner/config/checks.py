@@ -8,6 +8,7 @@ from typing import Literal
 from engine.args import EngineArgs
 from engine.params import ParameterError, SamplingParams
 from engine.text.template import ChatTemplateError, read_template, template_traits
+from runner.config.load_checks import check_load
 from runner.config.metrics import JsonValid, reference_of
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, GenerateTask, NativeEngine
@@ -37,6 +38,7 @@ def check(config: Config) -> None:
     _check_sampling(config)
     _check_columns(config)
     _check_sinks(config)
+    check_load(config)
     _check_metrics(config)
     _check_requirements(config)
 
@@ -73,7 +75,7 @@ def _check_template(config: Config) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompt, task = config.prompt, config.task
-    given = {name for name, value in prompt if value is not None}
+    given = {name for name, value in prompt if value is not None and name != "few_shot"}
     if isinstance(task, ChatTask):
         allowed, choices = {"system", "user", "messages"}, [{"user"}, {"system", "user"}, {"messages"}]
     elif isinstance(task, GenerateTask):
@@ -89,6 +91,8 @@ def _check_prompt(config: Config) -> None:
     if given not in choices:
         ways = " or ".join(" and ".join(f"prompt.{name}" for name in sorted(choice)) for choice in choices)
         raise ConfigError(f"task={task.kind} needs {ways}; given: {listing('prompt.' + name for name in given)}")
+    if prompt.few_shot is not None and (isinstance(task, EmbedTask) or not given & {"template", "user"}):
+        raise ConfigError("prompt.few_shot goes with prompt.user (task=chat) or prompt.template (task=generate)")
     if isinstance(config.engine, NativeEngine) and config.engine.skip_tokenizer_init:
         if given != {"token_ids"}:
             raise ConfigError(

@@ -11,14 +11,35 @@ from runner.config.sections import Section
 Limit = Annotated[int, Field(ge=1)] | None
 
 
+class ShardSection(Section):
+    """Every ``count``-th row, beginning with row ``index``: the shards 0 to count - 1 together are the whole."""
+
+    index: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _inside(self) -> ShardSection:
+        if self.index >= self.count:
+            raise ValueError(f"index={self.index} is not below count={self.count}")
+        return self
+
+
 class RowsSection(Section):
-    """What every dataset has: its kind, how many rows are taken, and in which order they are started.
+    """What every dataset has: its kind, which rows are taken (in this order of steps), and in which order they start.
 
     Args:
-        limit: take so many rows at most (after shuffling, so that a limited shuffle is a uniform sample).
+        filter: a Jinja expression over the row's columns; rows for which it is false are left out.
+        sample: of those a uniform sample of so many rows, in their stored order.
+        sample_seed: decides the sample.
+        shard: of those a part, for runs that share the work.
         shuffle_seed: start the rows in the random order of this seed.
+        limit: take so many rows at most (after shuffling, so that a limited shuffle is a uniform sample).
     """
 
+    filter: str | None = None
+    sample: Limit = None
+    sample_seed: int = 0
+    shard: ShardSection = ShardSection()
     limit: Limit = None
     shuffle_seed: int | None = None
 
@@ -67,6 +88,21 @@ class InlineDataset(TableSection):
     rows: tuple[dict[str, Any] | str, ...]
 
 
+class ShareGptDataset(TableSection):
+    """Conversations as ShareGPT's exports have them: a JSON array, or an object a line."""
+
+    kind: Literal["sharegpt"] = "sharegpt"
+    path: str
+
+
+class OpenAiBatchDataset(TableSection):
+    """Requests in the format of OpenAI's batch API, an object a line; a request's own parameters win."""
+
+    kind: Literal["openai_batch"] = "openai_batch"
+    path: str
+    id_column: str | None = "custom_id"
+
+
 class HfDataset(TableSection):
     """A folder written by ``save_to_disk``, or a dataset of the hub."""
 
@@ -91,6 +127,23 @@ class FixedLength(Section):
     max: Unused = None
 
 
+class UniformLength(Section):
+    """Each number of tokens from ``min`` to ``max`` is as likely as any other."""
+
+    kind: Literal["uniform"] = "uniform"
+    min: Annotated[int, Field(ge=1)] = 4
+    max: Annotated[int, Field(ge=1)] = 2000
+    tokens: Unused = None
+    mu: Unused = None
+    sigma: Unused = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> UniformLength:
+        if self.min > self.max:
+            raise ValueError(f"min={self.min} is above max={self.max}")
+        return self
+
+
 class LognormalLength(Section):
     """exp(N(mu, sigma²)) tokens, cut to [min, max]; public chat logs look like this."""
 
@@ -108,7 +161,7 @@ class LognormalLength(Section):
         return self
 
 
-Length = Annotated[FixedLength | LognormalLength, Field(discriminator="kind")]
+Length = Annotated[FixedLength | LognormalLength | UniformLength, Field(discriminator="kind")]
 
 
 class SyntheticDataset(RowsSection):
@@ -131,6 +184,14 @@ class SyntheticDataset(RowsSection):
 
 
 DatasetSection = Annotated[
-    JsonlDataset | CsvDataset | ParquetDataset | TextDataset | InlineDataset | HfDataset | SyntheticDataset,
+    JsonlDataset
+    | CsvDataset
+    | ParquetDataset
+    | TextDataset
+    | InlineDataset
+    | HfDataset
+    | ShareGptDataset
+    | OpenAiBatchDataset
+    | SyntheticDataset,
     Field(discriminator="kind"),
 ]

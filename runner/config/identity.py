@@ -9,6 +9,7 @@ from typing import Any
 from engine.text.template import read_template
 from runner.config.metrics import reference_of
 from runner.config.schema import Config
+from runner.dataset.files import digest, find_files
 
 COSMETIC = {
     "name", "output_root", "resume", "job", "progress", "tracking", "sinks", "measure", "sweep", "max_error_rate",
@@ -23,6 +24,10 @@ def identity(config: Config, dataset_fingerprint: str) -> dict[str, Any]:
     what["task"]["keep_columns"] = list(kept_columns(config))  # a metric's reference goes into the records
     what["dataset"].pop("path", None)
     what["dataset"]["fingerprint"] = dataset_fingerprint
+    if config.prompt.few_shot is not None:
+        path = config.prompt.few_shot.path
+        examples = None if path is None else digest(find_files(path, "prompt.few_shot.path"))
+        what["prompt"]["few_shot"] |= {"path": None, "examples": examples}
     for section in ("model", "task"):
         if what[section].get("chat_template") is not None:
             what[section]["chat_template"] = read_template(what[section]["chat_template"])

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from engine.params import SamplingParams
 from runner.config.dataset import DatasetSection
+from runner.config.load import LoadSection, OfflineLoad
 from runner.config.metrics import MetricSection
 from runner.config.sections import (
     ChatTask,
     EmbedTask,
     GenerateTask,
-    LoadSection,
     MeasureSection,
     MlflowTracking,
     ModelSection,
@@ -51,7 +51,7 @@ class Config(Section):
     dataset: DatasetSection
     sinks: tuple[SinkSection, ...] = (SinkSection(kind="jsonl"),)
     tracking: Annotated[MlflowTracking | NoTracking, Field(discriminator="kind")]
-    load: LoadSection = LoadSection()
+    load: LoadSection = OfflineLoad()
     measure: MeasureSection = MeasureSection()
     sweep: SweepSection = SweepSection()
     metrics: tuple[MetricSection, ...] = ()

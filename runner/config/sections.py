@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -69,6 +69,8 @@ class NullEngine(Section):
 
     kind: Literal["null_engine"] = "null_engine"
     startup_seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_request: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_prompt_token: Annotated[float, Field(ge=0)] = 0.0
     seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
     max_num_seqs: Annotated[int, Field(ge=1)] = 256
     max_model_len: Annotated[int, Field(ge=1)] | None = None
@@ -82,6 +84,28 @@ class Message(Section):
     content: str
 
 
+class FewShotSection(Section):
+    """Examples that every prompt begins with: rows here, or a file of JSON lines.
+
+    Args:
+        answer: Jinja over an example's columns, as ``prompt.user`` or ``prompt.template`` is for its question.
+        limit: the first so many of them.
+        separator: between examples of a text; in a chat they are turns.
+    """
+
+    rows: tuple[dict[str, Any], ...] = ()
+    path: str | None = None
+    answer: str
+    limit: Annotated[int, Field(ge=1)] | None = None
+    separator: str = "\n\n"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FewShotSection:
+        if bool(self.rows) == (self.path is not None):
+            raise ValueError("rows or path must be given, and not both")
+        return self
+
+
 class PromptSection(Section):
     """How a row becomes a prompt; which keys apply depends on the task."""
 
@@ -90,6 +114,7 @@ class PromptSection(Section):
     user: str | None = None
     messages: tuple[Message, ...] | str | None = None
     token_ids: str | None = None
+    few_shot: FewShotSection | None = None
 
 
 class GenerateTask(Section):
@@ -135,7 +160,7 @@ class EmbedTask(Section):
 class SinkSection(Section):
     """Where finished rows are written, besides the journal."""
 
-    kind: Literal["jsonl", "parquet"]
+    kind: Literal["jsonl", "parquet", "csv", "sqlite", "hf_dataset", "openai_batch"]
 
 
 class MlflowTracking(Section):
@@ -151,12 +176,6 @@ class NoTracking(Section):
     """No tracking."""
 
     kind: Literal["none"] = "none"
-
-
-class LoadSection(Section):
-    """How requests arrive: ``offline`` is all at once."""
-
-    kind: Literal["offline"] = "offline"
 
 
 class MeasureSection(Section):

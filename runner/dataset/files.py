@@ -13,34 +13,36 @@ from runner.recipes import BUILT_IN
 BUILT_IN_PREFIX = "builtin:"
 
 
-def find_files(path: str) -> list[Path]:
-    """The files that ``dataset.path`` means: one file, a glob's files by name, or a file of the built-in data.
+def find_files(path: str, key: str = "dataset.path") -> list[Path]:
+    """The files that a path means: one file, a glob's files by name, or a file of the built-in data.
+
+    Args:
+        path: with ``builtin:`` at its beginning for the built-in data.
+        key: where it stands in the configuration, for messages.
 
     Raises:
         ConfigError: nothing is there, or a folder.
     """
     if path.startswith(BUILT_IN_PREFIX):
-        return [_existing(BUILT_IN / "data" / path.removeprefix(BUILT_IN_PREFIX), path)]
+        return [_existing(BUILT_IN / "data" / path.removeprefix(BUILT_IN_PREFIX), path, key)]
     if glob.has_magic(path) and not Path(path).exists():
         files = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
         if not files:
-            raise ConfigError(f"dataset.path={path!r} matches no file (looked from {Path.cwd()})")
+            raise ConfigError(f"{key}={path!r} matches no file (looked from {Path.cwd()})")
         return files
-    return [_existing(Path(path), path)]
+    return [_existing(Path(path), path, key)]
 
 
-def _existing(file: Path, path: str) -> Path:
+def _existing(file: Path, path: str, key: str) -> Path:
     if file.is_dir():
-        raise ConfigError(
-            f"dataset.path={path!r} is a folder: it must be a file or a glob such as {path.rstrip('/')}/*"
-        )
+        raise ConfigError(f"{key}={path!r} is a folder: it must be a file or a glob such as {path.rstrip('/')}/*")
     if not file.is_file():
         siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise ConfigError(f"dataset.path={path!r}: there is no file {file.absolute()}{nearest(file.name, siblings)}")
+        raise ConfigError(f"{key}={path!r}: there is no file {file.absolute()}{nearest(file.name, siblings)}")
     try:
         file.open("rb").close()
     except OSError as error:
-        raise ConfigError(f"dataset.path={path!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{key}={path!r} cannot be read: {error.strerror}") from None
     return file
 
 

@@ -22,7 +22,7 @@ class JsonlSource:
         for file in self.files:
             for number, line in lines(file):
                 if line.strip():
-                    yield _parse(file, number, line)
+                    yield parse_line(file, number, line)
 
     def fingerprint(self) -> str:
         """sha256 of the files' bytes."""
@@ -37,7 +37,8 @@ class JsonlSource:
         return ", ".join(map(str, self.files))
 
 
-def _parse(file: Path, number: int, line: bytes) -> Record | Malformed:
+def parse_line(file: Path, number: int, line: bytes) -> Record | Malformed:
+    """One line of a file as a record."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:

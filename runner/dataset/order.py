@@ -70,7 +70,25 @@ def shuffle(rows: Iterable[Row | BadRow], seed: int, limit: int | None) -> Itera
         store.close()
 
 
-def _key(seed: int, index: int) -> bytes:
+def sample(rows: Iterable[Row | BadRow], count: int, seed: int) -> Iterator[Row | BadRow]:
+    """A uniform sample of ``count`` rows (all if there are no more) in the order in which they come.
+
+    Those with the smallest sha256(seed, index), through a temporary database as in ``shuffle``. So a larger sample of
+    the same seed holds the smaller one.
+    """
+    store = temporary_database()
+    store.executescript("CREATE TABLE sampled (key BLOB PRIMARY KEY, place INTEGER, row BLOB) WITHOUT ROWID; BEGIN")
+    try:
+        entries = ((_key(f"sample-{seed}", row.index), place, pickle.dumps(row)) for place, row in enumerate(rows))
+        store.executemany("INSERT INTO sampled VALUES (?, ?, ?)", entries)
+        chosen = "SELECT place, row FROM sampled ORDER BY key LIMIT ?"
+        for (row,) in store.execute(f"SELECT row FROM ({chosen}) ORDER BY place", (count,)):
+            yield pickle.loads(row)
+    finally:
+        store.close()
+
+
+def _key(seed: int | str, index: int) -> bytes:
     return hashlib.sha256(f"{seed}-{index}".encode()).digest()[:16]
 
 

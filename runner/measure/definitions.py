@@ -81,6 +81,99 @@ METRICS: tuple[Metric, ...] = (
         better="lower",
     ),
     Metric(
+        "itl_ms",
+        "ITL",
+        "ms",
+        "Inter-token latency: the gaps between the outputs of a request as its reader gets them, of every request of a "
+        "streaming load without error. An output is one token, or several where they come together. Percentiles are "
+        "right to 0.1 %.",
+        "load",
+        distribution=True,
+        better="lower",
+    ),
+    Metric(
+        "lag_ms",
+        "Generator lag",
+        "ms",
+        "How late the runner itself was: from the moment at which a request was to arrive to its sending. Every other "
+        "time counts from when it was to arrive, so it is in them.",
+        "load",
+        distribution=True,
+        better="lower",
+    ),
+    Metric(
+        "load/asked_per_s",
+        "Arrival rate asked for",
+        "requests/s",
+        "The declared rate; of a search for saturation that of the trial which the figures are of.",
+        "load",
+    ),
+    Metric(
+        "load/arrived_per_s",
+        "Arrival rate of the schedule",
+        "requests/s",
+        "Measured requests but one, divided by the seconds from the first one's arrival to the last one's. A random "
+        "schedule comes near the declared rate only with many requests.",
+        "load",
+    ),
+    Metric(
+        "load/sent_per_s",
+        "Arrival rate achieved",
+        "requests/s",
+        "The same of the moments at which they were really sent.",
+        "load",
+    ),
+    Metric(
+        "load/lag_max_ms",
+        "Largest generator lag",
+        "ms",
+        "The largest lag of a measured request.",
+        "load",
+        better="lower",
+    ),
+    Metric(
+        "load/warmup",
+        "Warm-up requests",
+        "requests",
+        "Requests before the measured ones. They have records, and no part in throughput and latencies.",
+        "load",
+    ),
+    Metric(
+        "load/good_share",
+        "Good requests",
+        "share",
+        "Measured requests that ended without error within every limit of `load.goodput`, divided by all measured "
+        "requests.",
+        "load",
+        better="higher",
+    ),
+    Metric(
+        "load/goodput_per_s",
+        "Goodput",
+        "requests/s",
+        "Good requests divided by the measured seconds.",
+        "load",
+        better="higher",
+    ),
+    Metric(
+        "load/saturation_per_s",
+        "Saturation",
+        "requests/s",
+        "The highest rate tried at which at least `load.attainment` of the requests were good, where the search ends "
+        "with one that did not hold at most `load.resolution` above it.",
+        "load",
+        better="higher",
+    ),
+    Metric(
+        "load/queue_interval_ms",
+        "Mean queue time's interval",
+        "ms",
+        "Half the width of the 95 % interval of the mean queue time, from the means of 20 stretches of requests one "
+        "after the other, because neighbours wait behind the same requests.",
+        "load",
+        better="lower",
+    ),
+    Metric(
         "mbu",
         "Memory bandwidth use (MBU)",
         "share",
@@ -293,7 +386,8 @@ METRICS: tuple[Metric, ...] = (
         "measured_s",
         "Measured phase",
         "s",
-        "Wall-clock seconds from engine ready to the last row's end, summed over sessions; no start-up in it.",
+        "Wall-clock seconds from engine ready to the last row's end, summed over sessions; no start-up in it. Of a "
+        "load: from the first measured request's arrival to the last one's end.",
         "phases",
     ),
     Metric(
@@ -339,9 +433,10 @@ def _quality(name: str) -> Metric | None:
 
 
 def names() -> list[str]:
-    """Every flat name that metrics.json always holds, in the table's order; quality metrics are there by request."""
+    """Every flat name that metrics.json always holds, in the table's order; quality metrics are there by request, and
+    those of the group ``load`` for loads."""
     flat: list[str] = []
-    for metric in METRICS:
+    for metric in (metric for metric in METRICS if metric.group != "load"):
         flat += [f"{metric.name}/{s}" for s in STATISTICS] if metric.distribution else [metric.name]
     return flat
 
@@ -351,6 +446,7 @@ def table_markdown() -> str:
     titles: dict[Group, str] = {
         "throughput": "Throughput",
         "latency": "Latency",
+        "load": "Load",
         "roofline": "Distance to the roofline",
         "energy": "Energy",
         "rows": "Rows and tokens",

@@ -26,6 +26,9 @@ SPANS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Each time's first and last moment, as columns of requests.parquet."""
 
+LOAD_SPANS: Mapping[str, tuple[str, str]] = MappingProxyType({"lag_ms": ("arrival_s", "sent_s")})
+"""Those that only loads have."""
+
 
 def column(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """One column as float64 with nulls as NaN.  # [rows]"""
@@ -45,8 +48,11 @@ def without_error(table: pa.Table) -> pa.Table:
 
 
 def request_times(requests: RequestsFile, name: str) -> Milliseconds:
-    """One of ``SPANS`` of each row that has it, in ms; rows without are left out, not counted as 0.  # [samples]"""
-    start, end = SPANS[name]
+    """One of ``SPANS`` or ``LOAD_SPANS`` of each row that has it, in ms; rows without are left out, not counted as 0.
+
+    # [samples]
+    """
+    start, end = SPANS[name] if name in SPANS else LOAD_SPANS[name]
     found = np.empty(requests.rows())
     size = 0
     for group in requests.groups(start, end, "output_tokens", "finish_reason", "error"):

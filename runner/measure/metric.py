@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Group = Literal["throughput", "latency", "roofline", "energy", "rows", "engine", "phases", "quality"]
+Group = Literal["throughput", "latency", "load", "roofline", "energy", "rows", "engine", "phases", "quality"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from engine.stats import EngineStats
+from runner.config.load import OfflineLoad, OnlineLoad
 from runner.measure.energy import energy, memory
-from runner.measure.latency import SPANS, request_times, statistics, total, without_error
+from runner.measure.gaps import gap_statistics
+from runner.measure.latency import LOAD_SPANS, SPANS, request_times, statistics, total, without_error
+from runner.measure.load import summarise_load
 from runner.measure.requests_file import RequestsFile
 from runner.measure.roofline import Found, roofline, roofline_detail
 from runner.measure.session_work import SessionWork
@@ -29,6 +32,7 @@ def summarise(
     sessions: Sequence[Session],
     works: Sequence[SessionWork] = (),
     ceilings: Found | None = None,
+    load: OnlineLoad | OfflineLoad | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -39,22 +43,25 @@ def summarise(
         sessions: every process that worked on the run, in order.
         works: what those of them noted that were not killed.
         ceilings: of every machine in ``works``.
+        load: how the requests came. Of a load throughput and latency are of the measured phase alone.
 
     Returns:
         ``metrics`` (flat, ``ttft_ms/p99`` to a number or null), ``notes`` (why a metric is null), ``samples`` (how many
         requests each distribution rests on), ``sessions``, ``engine``, ``roofline`` (ceilings and groups of steps, or
-        null) and ``timeline``. JSON types only, no NaN.
+        null), ``load`` (null for rows all at once) and ``timeline``. JSON types only, no NaN.
     """
     rows = _rows(requests)
-    measured = sum(session.measured_seconds for session in sessions)
+    found = summarise_load(requests, load) if isinstance(load, OnlineLoad) else None
+    if found is not None:
+        requests = requests.of_phase(found.phase)
+    measured = sum(session.measured_seconds for session in sessions) if found is None else found.measured_s
     metrics: dict[str, float | int | None] = {}
     notes: dict[str, str] = {}
-    samples: dict[str, int] = {}
-    _throughput(rows, measured, metrics, notes)
-    for name in SPANS:
-        values, missing, samples[name] = _distribution(requests, name)
-        metrics |= values
-        notes |= missing
+    _throughput(rows if found is None else _rows(requests), measured, metrics, notes)
+    samples = _times(requests, SPANS if found is None else (*SPANS, *LOAD_SPANS, "itl_ms"), metrics, notes)
+    if found is not None:
+        metrics |= found.values
+        notes |= found.notes
     metrics |= rows
     _engine(rows, stats, metrics, notes)
     for values, missing in (
@@ -75,13 +82,28 @@ def summarise(
         "sessions": [asdict(session) for session in sessions],
         "engine": {"device": dict(stats.device), "numerics": dict(stats.numerics), "steps": stats.steps},
         "roofline": roofline_detail(works, ceilings or {}),
+        "load": None if found is None else found.detail,
         "timeline": timeline_columns(stats.timeline),
     }
+
+
+def _times(
+    requests: RequestsFile, names: Iterable[str], metrics: dict[str, float | int | None], notes: dict[str, str]
+) -> dict[str, int]:
+    """Put in each time's statistics; gives the numbers of samples."""
+    samples = {}
+    for name in names:
+        values, missing, samples[name] = _distribution(requests, name)
+        metrics |= values
+        notes |= missing
+    return samples
 
 
 def _distribution(requests: RequestsFile, name: str) -> tuple[dict[str, float | None], dict[str, str], int]:
     """One time's statistics, notes and number of samples. A function of its own, so that the samples go before the
     next time's are read."""
+    if name == "itl_ms":
+        return gap_statistics(requests)
     samples = request_times(requests, name)
     return *statistics(name, samples), int(samples.size)
 

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from runner.manifest import dataset_name
 from runner.measure.definitions import METRICS, STATISTICS, Group, Metric, find
+from runner.measure.latency import LOAD_SPANS, SPANS
 from runner.quality.requirements import describe
 from runner.report import charts, roofline
 from runner.report.format import figure, number, share, shortened, unit_label, utc
@@ -27,6 +28,7 @@ MOST_TEXT = 1200
 MOST_INLINE = 160  # characters of a kept column that is shown without unfolding it
 OTHER_GROUPS: tuple[tuple[Group, str], ...] = (
     ("throughput", "Throughput"),
+    ("load", "Load"),
     ("roofline", "Distance to the roofline"),
     ("energy", "Energy"),
     ("rows", "Rows and tokens"),
@@ -94,11 +96,12 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "verdict": judge(run),
         "flat": flat,
         "headlines": _headlines(flat),
-        "latency": [metric for metric in METRICS if metric.distribution],
+        "latency": [metric for metric in METRICS if metric.distribution and f"{metric.name}/mean" in flat],
         "statistics": STATISTICS,
         "samples": run.metrics.get("samples") or {},
         "groups": list(_groups(flat)),
         "charts": list(_charts(run)),
+        "trials": (run.metrics.get("load") or {}).get("trials") or [],
         "quality": list(_quality(run)),
         "requirements": [(describe(one), one["met"]) for one in run.metrics.get("requirements") or ()],
         "roofline": roofline.table(run.metrics.get("roofline")),
@@ -107,7 +110,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "errors": [_row(record) for record in run.errors],
         "facts": _facts(run),
         "environment": dict(_environment_lines(manifest.get("environment") or {}, manifest.get("git"))),
-        "digests": dict(_digests(manifest)),
+        "digests": dict(_digests(manifest)) | _schedule_digest(run),
         "sessions": run.metrics.get("sessions") or [],
         "again": manifest.get("command_line") or shlex.join(manifest.get("command") or []),
         "rebuild": shlex.join(["runner", "report", str(run.run_dir)]),
@@ -131,11 +134,12 @@ def _groups(flat: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str,
     """Per group its single figures: flat name, title and definition. Start-up phases follow their total."""
     for group, title in OTHER_GROUPS:
         lines = []
-        for metric in (m for m in METRICS if m.group == group):
+        for metric in (m for m in METRICS if m.group == group and m.name in flat):
             lines.append((metric.name, metric.title, metric))
             parts = [n for n in flat if n.startswith(f"{metric.name}/")] if metric.name == "startup_s" else []
             lines += [(name, f"{metric.title}: {name.rpartition('/')[2]}", metric) for name in parts]
-        yield title, lines
+        if lines:
+            yield title, lines
 
 
 def _quality(run: RunFiles) -> Iterator[tuple[str, str, Metric, Mapping[str, Any]]]:
@@ -155,8 +159,9 @@ def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:
     yield from _chart("Output tokens/s", since, WIDE, lambda w: charts.throughput(timeline, mean, w))
     yield from _chart("Running and waiting requests", since, WIDE, lambda w: charts.requests(timeline, w), legend)
     yield from _chart("KV cache in use", since, WIDE, lambda w: charts.kv_use(timeline, w))
-    for metric in (m for m in METRICS if m.distribution):
-        yield from _histogram(run, metric)
+    for metric in (m for m in METRICS if m.distribution and (m.name in SPANS or m.name in LOAD_SPANS)):
+        if f"{metric.name}/mean" in run.flat:
+            yield from _histogram(run, metric)
 
 
 def _roofline(detail: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -262,6 +267,12 @@ def _digests(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if isinstance(value, str) and value.startswith("sha256:"):
                 yield part if key == "digest" else f"{part}: {key}", value
     yield from (manifest.get("outputs") or {}).items()
+
+
+def _schedule_digest(run: RunFiles) -> dict[str, str]:
+    """Of a load's arrivals."""
+    schedule = (run.metrics.get("load") or {}).get("schedule")
+    return {} if schedule is None else {"arrivals": schedule}
 
 
 def _mlflow(tracking: Mapping[str, Any] | None) -> dict[str, str] | None:

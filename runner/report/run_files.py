@@ -50,7 +50,10 @@ class RunFiles:
 
     def times(self, name: str) -> Milliseconds:
         """One per-request time of every row that has it, read now; empty without requests.parquet.  # [samples]"""
-        return np.empty(0) if self.requests is None else request_times(self.requests, name)
+        if self.requests is None:
+            return np.empty(0)
+        load = self.metrics.get("load") or {}
+        return request_times(self.requests.of_phase(load.get("phase")), name)
 
 
 def read_run(run_dir: Path) -> RunFiles:

@@ -39,7 +39,7 @@ class Verdict:
 def judge(run: RunFiles) -> Verdict:
     """Look at errors, truncations, sample sizes, sessions, counts and digests."""
     reasons = [*_error_reasons(run), *_truncation_reasons(run), *_few(run)]
-    reasons += [*_wrong_counts(run), *_changed_files(run)]
+    reasons += [*_load_reasons(run), *_wrong_counts(run), *_changed_files(run)]
     return Verdict(tuple(reasons), tuple(_notes(run)), tuple(unmet_requirements(run.metrics)))
 
 
@@ -89,6 +89,46 @@ def _few(run: RunFiles) -> Iterator[str]:
         yield f"Too few samples: {_rows(ok)} without error, at least {FEWEST_ROWS} make a measurement. Outputs stand."
 
 
+def _load_reasons(run: RunFiles) -> Iterator[str]:
+    """Why the timings of a load are not those of the load that was declared."""
+    load, sessions = run.metrics.get("load"), run.metrics.get("sessions") or []
+    if load is None:
+        return
+    if len(sessions) > 1:
+        yield (
+            f"Interrupted: {len(sessions)} sessions worked on this load, and each began with an idle engine. The "
+            f"timings are of no single load of this kind; the outputs stand."
+        )
+    limit = (run.config.get("load") or {}).get("max_lag_ms")
+    names = ("lag_ms/p99", "lag_ms/p95", "lag_ms/p90", "load/lag_max_ms")  # the first that there are samples enough for
+    name = next((name for name in names if run.flat.get(name) is not None), names[-1])
+    lag = run.flat.get(name)
+    if limit is not None and lag is not None and lag > limit:
+        which = "at most" if name == names[-1] else name.rpartition("/")[2]
+        yield (
+            f"Generator too slow: requests were sent {number(lag)} ms late ({which}), allowed are {number(limit)} ms "
+            f"(load.max_lag_ms). The times say as much of the runner as of the engine."
+        )
+    if load["requests"] < FEWEST_ROWS:
+        yield f"Too few samples: {number(load['requests'])} requests were measured, at least {FEWEST_ROWS} are needed."
+    if load.get("complete") is False:
+        yield "Search not finished: the dataset ended before saturation was found. More rows finish it."
+
+
+def _load_notes(run: RunFiles) -> Iterator[str]:
+    load = run.metrics.get("load") or {}
+    trials = load.get("trials") or []
+    if trials and not trials[0]["holds"]:
+        yield f"Saturation lies below load.rate_min={number(trials[0]['rate_per_s'])}. Figures are of that rate."
+    elif load.get("complete") and not load["bracketed"]:
+        yield f"Saturation lies above load.rate_max={number(trials[-1]['rate_per_s'])}, where the limits still held."
+    elif trials:
+        yield f"Throughput and latencies are of the highest rate that held ({load['phase']}), rows and tokens of all."
+    if load.get("dataset_ended_s") is not None:
+        wanted = (run.config.get("load") or {}).get("duration_s")
+        yield f"The dataset ended after {number(load['dataset_ended_s'])} s of load.duration_s={number(wanted)}."
+
+
 def _wrong_counts(run: RunFiles) -> Iterator[str]:
     total, ok, bad = (_count(run, f"rows/{kind}") for kind in ("total", "ok", "error"))
     dataset = (run.manifest.get("dataset") or {}).get("rows")
@@ -125,6 +165,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
             f"work that a killed session lost counts as time but not as output. Timeline, KV use and memory are those "
             f"of the last session."
         )
+    yield from _load_notes(run)
     yield from _silent_sessions(run, sessions)
     if sessions and sessions[-1]["status"] != "FINISHED":
         yield f"The last session ended as {sessions[-1]['status']} after its last row; the run was completed later."

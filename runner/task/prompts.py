@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from engine.params import Prompt
 from runner.config.metrics import QualitySection, reference_of
-from runner.config.sections import Message, PromptSection
+from runner.config.sections import FewShotSection, Message, PromptSection
 from runner.errors import ConfigError, listing, nearest
-from runner.task.template import PromptTemplate, RowError
+from runner.task.few_shot import examples
+from runner.task.template import FixedText, PromptTemplate, RowError
 
 
 class PromptMaker(Protocol):
@@ -26,18 +27,20 @@ class PromptMaker(Protocol):
 
 
 class TextPrompts:
-    """A text from one template."""
+    """A text from one template, after the examples."""
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, template: str, few_shot: FewShotSection | None = None) -> None:
         self._template = PromptTemplate("prompt.template", template)
+        shown = [] if few_shot is None else examples(few_shot, self._template)
+        self._before = "".join(question + answer + few_shot.separator for question, answer in shown if few_shot)
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """The template's columns must be there."""
         self._template.check(columns)
 
     def make(self, columns: Mapping[str, Any]) -> Prompt:
-        """The rendered text."""
-        return self._template.render(columns)
+        """The examples and the rendered text."""
+        return self._before + self._template.render(columns)
 
     def shown(self, prompt: Prompt) -> Any:
         """The text."""
@@ -70,7 +73,7 @@ class ChatPrompts:
     """A conversation from templates; the engine applies the model's chat template."""
 
     def __init__(self, messages: tuple[Message, ...], options: Mapping[str, Any]) -> None:
-        self._turns = [
+        self._turns: list[tuple[str, PromptTemplate | FixedText]] = [
             (turn.role, PromptTemplate(f"prompt.messages[{number}]", turn.content))
             for number, turn in enumerate(messages)
         ]
@@ -92,12 +95,15 @@ class ChatPrompts:
 
 
 class SystemUserPrompts(ChatPrompts):
-    """The usual conversation: an optional system text and the user's."""
+    """The usual conversation: an optional system text, the examples' turns, and the user's text."""
 
-    def __init__(self, system: str | None, user: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, prompt: PromptSection, options: Mapping[str, Any]) -> None:
         super().__init__((), options)
-        texts = (("system", system), ("user", user))
-        self._turns = [(role, PromptTemplate(f"prompt.{role}", text)) for role, text in texts if text is not None]
+        user = PromptTemplate("prompt.user", prompt.user or "")
+        shown = [] if prompt.few_shot is None else examples(prompt.few_shot, user)
+        system = [] if prompt.system is None else [("system", PromptTemplate("prompt.system", prompt.system))]
+        pairs = [(("user", FixedText(question)), ("assistant", FixedText(answer))) for question, answer in shown]
+        self._turns = [*system, *(turn for pair in pairs for turn in pair), ("user", user)]
 
 
 class ConversationPrompts(ChatPrompts):
@@ -157,4 +163,4 @@ def chat_prompts(prompt: PromptSection, options: Mapping[str, Any]) -> PromptMak
         return ConversationPrompts(prompt.messages, options)
     if prompt.messages is not None:
         return ChatPrompts(prompt.messages, options)
-    return SystemUserPrompts(prompt.system, prompt.user or "", options)
+    return SystemUserPrompts(prompt, options)

@@ -9,9 +9,11 @@ from typing import Any
 from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
+from runner.config.dataset import OpenAiBatchDataset
 from runner.config.identity import kept_columns
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask
+from runner.dataset.openai_batch import PARAMETERS
 from runner.task.prompts import PromptMaker, TextPrompts, TokenPrompts, chat_prompts, require_column
 from runner.task.template import RowError
 
@@ -136,5 +138,7 @@ def open_task(config: Config) -> Task:
     elif prompt.token_ids is not None:
         prompts = TokenPrompts(prompt.token_ids)
     else:
-        prompts = TextPrompts(prompt.template or "")
-    return Task(prompts, config.sampling, task.sampling_columns, keep_columns, task.keep_prompt, task.keep_token_ids)
+        prompts = TextPrompts(prompt.template or "", prompt.few_shot)
+    own = PARAMETERS if isinstance(config.dataset, OpenAiBatchDataset) else ()  # a request's own parameters win
+    columns = tuple(dict.fromkeys([*task.sampling_columns, *own]))
+    return Task(prompts, config.sampling, columns, keep_columns, task.keep_prompt, task.keep_token_ids)

@@ -18,6 +18,20 @@ class RowError(Exception):
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
+class FixedText:
+    """Text that is the same for every row, where a template could stand."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def check(self, columns: Mapping[str, Any]) -> None:
+        """It needs no column."""
+
+    def render(self, columns: Mapping[str, Any]) -> str:
+        """The text."""
+        return self._text
+
+
 class PromptTemplate:
     """A compiled template. ``key`` is where it stands in the configuration, for messages.
 

@@ -107,10 +107,10 @@ def durable_rows(folder: Path, recipe: str = "demo") -> int:
     return 0
 
 
-def wait_for_rows(process: subprocess.Popen[str], folder: Path, rows: int) -> None:
+def wait_for_rows(process: subprocess.Popen[str], folder: Path, rows: int, recipe: str = "demo") -> None:
     """Wait until so many rows are durable."""
     deadline = time.monotonic() + SECONDS
-    while durable_rows(folder) < rows:
+    while durable_rows(folder, recipe) < rows:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)

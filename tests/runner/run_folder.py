@@ -42,6 +42,9 @@ SCHEMA = pa.schema(
         ("preemptions", pa.int32()),
         ("finish_reason", pa.string()),
         ("error", pa.string()),
+        ("sent_s", pa.float64()),
+        ("phase", pa.string()),
+        ("gaps_s", pa.list_(pa.float32())),
     ]
 )
 
@@ -159,6 +162,9 @@ def _record(row: _Row, session: int) -> dict[str, Any]:
         "preemptions": row.preemptions,
         "finish_reason": reason,
         "error": row.error,
+        "sent_s": None,
+        "phase": None,
+        "gaps_s": None,
     }
 
 

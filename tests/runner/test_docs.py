@@ -22,7 +22,9 @@ def named(text: str) -> set[str]:
     return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.split(r"[^A-Za-z0-9_]+", code)}
 
 
-NAMED = named(RECIPES)
+NAMED = named(RECIPES).union(
+    *(named((ROOT / "docs" / page).read_text(encoding="utf-8")) for page in ("load.md", "datasets.md"))
+)
 SWEEPS = named((ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8"))
 
 

@@ -175,3 +175,16 @@ def test_an_interrupted_finish_is_finished_without_an_engine(tmp_path: Path) -> 
     assert (finished / "outputs.jsonl").read_bytes() == before
     with sqlite3.connect(finished / "journal.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM sessions").fetchone() == (1,)
+
+
+def test_a_kill_before_the_configuration_was_written(tmp_path: Path, uninterrupted: bytes) -> None:
+    """The journal is there first, so that a run can always be found again."""
+    articles(tmp_path, ROWS)
+    process = start(tmp_path, *SLOW)
+    wait_for_rows(process, tmp_path, 5)
+    process.kill()
+    process.communicate()
+    (only_run(tmp_path) / "config.yaml").unlink()
+    succeed(tmp_path, *SLOW)
+    assert (only_run(tmp_path) / "outputs.jsonl").read_bytes() == uninterrupted
+    assert "seconds_per_step: 0.02" in (only_run(tmp_path) / "config.yaml").read_text()

@@ -30,7 +30,7 @@ def row(index: int, **changes: Any) -> dict[str, Any]:
     base = {
         "index": index, "id": str(index), "session": 1, "prompt_tokens": 10, "cached_tokens": 0, "output_tokens": 5,
         "arrival_s": 1.0, "scheduled_s": 1.5, "first_token_s": 2.0, "last_token_s": 4.0,
-        "preemptions": 0, "finish_reason": "stop", "error": None,
+        "preemptions": 0, "finish_reason": "stop", "error": None, "sent_s": None, "phase": None, "gaps_s": None,
     }  # fmt: skip
     return base | changes
 
@@ -167,6 +167,8 @@ def test_of_a_million_requests_one_kind_of_time_is_in_memory() -> None:
         "output_tokens": np.full(count, 3, np.int32), "arrival_s": np.zeros(count), "scheduled_s": np.zeros(count),
         "first_token_s": first, "last_token_s": first + 1, "preemptions": np.zeros(count, np.int32),
         "finish_reason": pa.array(["stop"] * count), "error": pa.nulls(count, pa.string()),
+        "sent_s": pa.nulls(count, pa.float64()), "phase": pa.nulls(count, pa.string()),
+        "gaps_s": pa.nulls(count, pa.list_(pa.float32())),
     }  # fmt: skip
     table = pa.table(columns, schema=SCHEMA)
     file = stored(table, group=10_000)

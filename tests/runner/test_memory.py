@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.runner_rows import measure
 
 # 100 MB for a million rows, the runner's promise, is 100 bytes a row. One float64 column more that is held as a whole
@@ -12,11 +14,12 @@ BYTES_PER_ROW = 100
 FEW, MANY = 20_000, 100_000
 
 
-def test_growth_to_the_end_of_the_process_does_not_depend_on_the_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", ["load=offline", "load=concurrency"])
+def test_growth_to_the_end_of_the_process_does_not_depend_on_the_rows(tmp_path: Path, load: str) -> None:
     growth = {}
     for rows in (FEW, MANY):
         folder = tmp_path / str(rows)
         folder.mkdir()
-        growth[rows] = measure(folder, rows).growth_mib
+        growth[rows] = measure(folder, rows, "none", load).growth_mib
     assert growth[MANY] < 100e6 / 2**20
     assert (growth[MANY] - growth[FEW]) * 2**20 < BYTES_PER_ROW * (MANY - FEW), growth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,10 @@ from runner.config.dataset import SyntheticDataset
 from runner.config.keys import known_keys
 from runner.config.sections import ModelSection, NativeEngine, NullEngine
 from runner.recipes import BUILT_IN, find_recipes
-from tests.runner.launch import NULL, articles, environment, only_run, records, refused, run, run_dirs, succeed
+from tests.runner.launch import NULL, ROOT, articles, environment, only_run, records, refused, run, run_dirs, succeed
 
 RECIPES = sorted(path.stem for path in (BUILT_IN / "recipe").glob("*.yaml"))
-DATA = {"summarize": ["dataset.path=."]}
+DATA = {"summarize": ["dataset.path=."], "openai_batch": ["dataset.path=requests.jsonl"]}
 
 
 @pytest.fixture
@@ -45,7 +46,8 @@ def composed(*overrides: str) -> Config:
 def test_built_in_recipes_compose(recipe: str) -> None:
     config = composed(f"+recipe={recipe}", *DATA.get(recipe, []))
     assert config.name == recipe
-    assert engine_args(config).model == config.model.name
+    if isinstance(config.engine, NativeEngine):
+        assert engine_args(config).model == config.model.name
 
 
 @pytest.mark.usefixtures("hydra")
@@ -210,3 +212,27 @@ def test_the_help_names_commands_and_groups(tmp_path: Path) -> None:
 
 def test_summaries_are_one_line(tmp_path: Path) -> None:
     assert all(recipe.summary and "\n" not in recipe.summary for recipe in find_recipes([]))
+
+
+PAGES = ("load.md", "datasets.md")
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for page in PAGES
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    if line.startswith("runner +") or line.startswith("runner -m")
+]
+
+
+@pytest.mark.usefixtures("hydra")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_docs_are_whole_configurations(command: str) -> None:
+    """Each is checked as a run would be before it starts; of a sweep the first job."""
+    words = [word for word in shlex.split(command)[1:] if word != "-m"]
+    swept = [word.partition(",")[0] if "-m" in command else word for word in words]
+    assert composed(*swept).name == command.partition("+recipe=")[2].split()[0]
+
+
+@pytest.mark.usefixtures("hydra")
+def test_a_recipes_load_can_be_another_kind() -> None:
+    assert composed("+recipe=load_demo", "load=bursty", "load.burstiness=0.2").load.kind == "bursty"
+    assert composed("+recipe=load_demo", "load=concurrency", "~load.rate", "load.users=2").load.kind == "concurrency"

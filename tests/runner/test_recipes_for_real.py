@@ -173,3 +173,50 @@ def test_a_prompt_longer_than_the_model_takes_is_an_error_row(here: Path) -> Non
     (error,) = records(path / "errors.jsonl")
     assert error["row"] == 1
     assert "64" in error["error"]
+
+
+def test_load_changes_no_record(here: Path) -> None:
+    """Chat users who arrive one by one get what an offline run gives; the report has a reader's times."""
+    words = (*SHORT, "dataset.limit=4")
+    path, found = run(here, "load_demo", *words, "load.rate=20", "load.warmup=1", "load.max_lag_ms=600000")
+    _, offline = run(here, "chat", *words, "task.keep_columns=[question]")
+    assert found == offline
+    content = json.loads((path / "metrics.json").read_text())
+    assert content["load"]["requests"] == 3
+    assert content["metrics"]["itl_ms/mean"] > 0
+    assert content["metrics"]["load/lag_max_ms"] >= 0
+    assert content["timeline"]["time_s"]
+
+
+def test_embeddings_under_load(here: Path) -> None:
+    words = ("dataset.limit=6", "load=concurrency", "load.users=2", "load.goodput.e2e_ms=600000")
+    path, found = run(here, "embed", *words)
+    assert len(found) == 6
+    assert json.loads((path / "metrics.json").read_text())["metrics"]["load/good_share"] == 1
+
+
+def test_few_shot_examples_are_computed_once(here: Path) -> None:
+    path, found = run(here, "few_shot", "dataset.limit=3", "engine.block_size=16", "engine.max_num_seqs=1")
+    assert len(found) == 3
+    assert json.loads((path / "metrics.json").read_text())["metrics"]["prefix_hit_rate"] > 0.3
+    assert all(row["output"].strip() for row in found)
+
+
+def test_a_batch_file(here: Path) -> None:
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
+    messages = [{"role": "user", "content": "Name a colour."}]
+    bodies = [
+        {"messages": messages, "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 2},
+        {"messages": messages, "max_tokens": 3, "temperature": 0},
+    ]
+    lines = [json.dumps({**request, "custom_id": str(n), "body": body}) for n, body in enumerate(bodies)]
+    (here / "requests.jsonl").write_text("\n".join(lines))
+    assert main(["+recipe=openai_batch", *COMMON, "dataset.path=requests.jsonl"]) == 0
+    first, second = (
+        line["response"]["body"] for line in records(only_run(here, "openai_batch") / "batch_output.jsonl")
+    )
+    (choice,) = first["choices"]
+    content = choice["logprobs"]["content"]
+    assert "".join(one["token"] for one in content).startswith(choice["message"]["content"])
+    assert all(one["logprob"] == max(top["logprob"] for top in one["top_logprobs"]) for one in content)  # greedy
+    assert choice["message"]["content"].startswith(second["choices"][0]["message"]["content"])

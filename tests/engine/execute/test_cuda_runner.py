@@ -110,7 +110,7 @@ class Rig:
 def rig(
     padded: bool, limits: Limits, monkeypatch: pytest.MonkeyPatch, cascade: bool = True, proposer: Any = None
 ) -> Rig:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr("engine.execute.cuda_runner.pinned", lambda tensor: tensor)
     monkeypatch.setattr(shared_blocks, "LEAST", 2)
     model: Any = OneLayer()
     runner = CudaModelRunner(

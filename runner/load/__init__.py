@@ -1,0 +1,1 @@
+"""Load: requests that arrive one by one through the asynchronous engine."""
