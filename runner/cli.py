@@ -17,14 +17,14 @@ from runner.threads import set_thread_defaults
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMMANDS = ("list", "report", "compare")
+COMMANDS = ("list", "report", "compare", "replay", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code.
 
     0 done, 1 the run failed, 2 the command or configuration is wrong, 3 a requirement is not met or B is worse,
-    4 outputs differ, 130 SIGINT, 143 SIGTERM.
+    4 outputs differ, 5 a replay's inputs differ, 130 SIGINT, 143 SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_thread_defaults(os.environ)
@@ -61,6 +61,14 @@ def _command(name: str, words: list[str], folders: list[Path]) -> int:
         from runner.compare.command import run_compare
 
         return run_compare(words)
+    if name == "replay":
+        from runner.replay.command import run_replay
+
+        return run_replay(words)
+    if name == "doctor":
+        from runner.doctor.command import run_doctor
+
+        return run_doctor(words)
     return _report(words) if name == "report" else _list(folders)
 
 

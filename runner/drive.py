@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.params import Prompt
 from engine.stats import EngineStats
 from runner.dataset import BadRow, Dataset, Row
+from runner.dataset.digests import RowDigestFile
 from runner.interrupts import Interrupts
 from runner.journal import DoneRows
 from runner.recorder import InFlight, Output, Params, Recorder, Refused
@@ -83,11 +84,14 @@ class Seen:
     report can tell whether a row was lost between the two."""
 
     rows: int = 0
+    digests: RowDigestFile | None = None
 
     def counted(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
-        """The same rows, each counted as it passes."""
+        """The same rows, each counted and its digest noted as it passes."""
         for row in rows:
             self.rows += 1
+            if self.digests is not None:
+                self.digests.add(row)
             yield row
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RunnerError(Exception):
-    """An error whose message is meant for the user: shown alone, without a traceback."""
+    """An error whose message is meant for the user: shown alone, without a traceback. ``run_dir`` is the folder of the
+    run that it ended, if there is one."""
 
     exit_code = 1
+    run_dir: Path | None = None
 
 
 class ConfigError(RunnerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import textwrap
 from collections.abc import Mapping
 from itertools import islice
@@ -19,6 +20,8 @@ from runner.quality.requirements import check_requirements, describe, parse_requ
 from runner.run_info import RunInfo
 from runner.sink import FILE_NAMES, REQUESTS, write_outputs
 from runner.sink.atomic import replaced
+
+_log = logging.getLogger(__name__)
 
 SHOWN_OUTPUTS = 3
 SHOWN_CHARACTERS = 240
@@ -67,13 +70,31 @@ def finish_run(
     content = manifest.build(
         info,
         dataset=dataset,
-        model={"name": config.model.name, "revision": config.model.revision, **stats.numerics},
+        model=_model(config, stats, info.run_dir),
         outputs={name: manifest.digest_file(path) for path, name in names.items() if name != REQUESTS},
     )
     _write_json(info.run_dir / "manifest.json", content)
     report = _build_report(info.run_dir)
     small = ("config.yaml", "manifest.json", "metrics.json")
     return metrics, [*(info.run_dir / name for name in small), *report]
+
+
+def _model(config: Config, stats: EngineStats, run_dir: Path) -> dict[str, Any]:
+    """What the manifest says of the model; the digests of its tensors go into a file of their own."""
+    from runner.model_digests import TENSORS, chat_template_digest, digest_files, model_files
+
+    about: dict[str, Any] = {"name": config.model.name, "revision": config.model.revision, **stats.numerics}
+    try:
+        found = digest_files(model_files(config), fresh=False)
+    except (OSError, ValueError) as error:  # moved or deleted while the run lasted: outputs are worth more
+        _log.warning("the model's files have no digests: %s", error)
+        return about
+    tensors = {name: one.tensors for name, one in found.items() if one.tensors}
+    if tensors:
+        _write_json(run_dir / TENSORS, tensors)
+    template = chat_template_digest(config)
+    about |= {"files": {name: one.digest for name, one in found.items()}} if found else {}
+    return about | ({"chat_template": template} if template is not None else {})
 
 
 def _judge(config: Config, journal: Journal, metrics: dict[str, Any], run_dir: Path) -> None:

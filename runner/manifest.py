@@ -18,7 +18,13 @@ from engine.device import cpu_name
 from runner.run_info import RunInfo
 
 SCHEMA = 1
-PACKAGES = ("galley", "torch", "triton", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "mlflow")
+PACKAGES = (
+    "galley", "torch", "triton", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "numba", "llvmlite",
+    "llguidance", "jinja2", "huggingface_hub", "hydra-core", "omegaconf", "pydantic", "datasets", "pyarrow", "scipy",
+    "rouge-score", "sacrebleu", "jsonschema", "mlflow", "vllm",
+)  # fmt: skip
+"""Libraries whose version may show in a run's results or figures."""
+
 VARIABLES = ("OMP_", "MKL_", "CUDA", "CUBLAS", "NCCL_", "TRITON_", "TORCH", "PYTORCH", "GALLEY", "HF_HUB_OFFLINE")
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 PROBE_SECONDS = 10.0
@@ -41,6 +47,7 @@ def build(run: RunInfo, *, dataset: dict[str, Any], model: dict[str, Any], outpu
         "config": run.config,
         "command": run.command,
         "command_line": shlex.join(run.command),
+        "folder": str(Path.cwd()),
         "written_at": utc_now(),
         "dataset": dataset,
         "model": model,

@@ -20,6 +20,7 @@ from runner.config import Config, config_hash, identity
 from runner.config.load import OnlineLoad
 from runner.config.sections import MlflowTracking
 from runner.dataset import Dataset, open_dataset
+from runner.dataset.digests import ROW_DIGESTS, RowDigestFile
 from runner.drive import Drive, Engine, Seen, pending
 from runner.engines import engine_errors, open_engine
 from runner.errors import ConfigError, Interrupted, RequirementError, RunFailedError, RunnerError
@@ -50,8 +51,8 @@ DATASET_ROWS = "dataset_rows"  # the journal's note of how many rows the dataset
 _log = logging.getLogger("runner")
 
 
-def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job | None = None) -> None:
-    """Run or resume one experiment.
+def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job | None = None) -> Path:
+    """Run or resume one experiment, and give its folder; an error has it as ``run_dir`` once there is one.
 
     Args:
         config: checked.
@@ -82,6 +83,10 @@ def run(config: Config, resolved: dict[str, Any], command: list[str], job: Job |
             info = RunInfo(config.name, folder.path.name, folder.path, resolved, digest, command, job)
             with _log_file(folder.path / "run.log"):
                 _Run(config, info, folder, dataset, fingerprint, task, interrupts).execute()
+            return folder.path
+        except RunnerError as error:
+            error.run_dir = folder.path
+            raise
         finally:
             folder.close()
 
@@ -165,8 +170,15 @@ class _Run:
 
     def _measure(self, tracker: Tracker) -> None:
         """Everything from loading the model to the last row; nothing at all if every row is finished."""
+        digests = RowDigestFile(self.info.run_dir / ROW_DIGESTS)
+        try:
+            self._measure_rows(tracker, Seen(digests=digests))
+        finally:
+            digests.close()
+
+    def _measure_rows(self, tracker: Tracker, seen: Seen) -> None:
         journal, started_at = self.folder.journal, time.time()
-        done, seen = journal.done(), Seen()
+        done = journal.done()
         rows = pending(self.dataset, done, seen)
         if rows is None:
             self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))

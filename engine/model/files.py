@@ -32,6 +32,16 @@ class ModelFiles:
     gguf: Path | None
     weight_files: tuple[Path, ...]
 
+    def named(self) -> dict[str, Path]:
+        """Every file that decides what the model computes (weights, config, tokenizer, template), by its name below
+        the folder; sorted."""
+        found = {path.name: path for path in self.weight_files}
+        if self.folder is not None:
+            for path in (path for pattern in _TOKENIZER_PATTERNS for path in self.folder.glob(pattern)):
+                if path.is_file():
+                    found[path.relative_to(self.folder).as_posix()] = path
+        return dict(sorted(found.items()))
+
 
 @dataclass(frozen=True)
 class PackagedModel:

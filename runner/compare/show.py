@@ -176,11 +176,17 @@ def _excluded(found: Comparison) -> str:
 
 
 def _outputs(found: Comparison) -> Iterator[str]:
-    outputs = found.outputs
+    first, *shown = outputs_text(found.outputs)
+    yield "\n".join([first, *(_unstable(found) if found.outputs is not None else ())])
+    yield from shown
+
+
+def outputs_text(outputs: OutputComparison | None) -> Iterator[str]:
+    """How many outputs differ, then the first ones that do."""
     if outputs is None:
         yield "Outputs: not compared, the two have no kind of outputs file in common."
         return
-    yield "\n".join([_count(outputs), *_alone(outputs), *_unstable(found)])
+    yield "\n".join([_count(outputs), *_alone(outputs)])
     if outputs.shown:
         yield "\n".join(line for flip in outputs.shown for line in _flip(flip))
 

@@ -45,16 +45,16 @@ class WorkDifferences:
 
 def work_differences(a: RunSet, b: RunSet) -> WorkDifferences:
     """Compare configurations, digests and environments of the sets' first runs, and the order of all runs."""
-    keys = list(_contrasts(_settings(a), _settings(b)))
+    keys = list(contrasts(_settings(a), _settings(b)))
     work = [one for one in keys if one.name.split(".")[0] in WORK]
     settings = [one for one in keys if one not in work]
     first, second = a.runs[0].manifest, b.runs[0].manifest
     for name in ("recipe",):
-        work += _contrasts({name: first.get(name)}, {name: second.get(name)})
+        work += contrasts({name: first.get(name)}, {name: second.get(name)})
     for part, names in (("dataset", ("digest", "rows")), ("model", _digests(first, second))):
         sides = [{f"{part} {name}": (side.get(part) or {}).get(name) for name in names} for side in (first, second)]
-        work += _contrasts(*sides)
-    environment = _contrasts(_environment(a), _environment(b))
+        work += contrasts(*sides)
+    environment = contrasts(_environment(a), _environment(b))
     return WorkDifferences(tuple(work), tuple(settings), tuple(environment), tuple(_notes(a, b)))
 
 
@@ -80,17 +80,21 @@ def _digests(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 def _environment(runs: RunSet) -> dict[str, Any]:
     run = runs.runs[0]
-    environment = run.manifest.get("environment") or {}
+    return environment_facts(run.manifest) | {"device": (run.metrics.get("engine") or {}).get("device")}
+
+
+def environment_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Machine, versions, variables and sources of a manifest, flat and named for people."""
+    environment = manifest.get("environment") or {}
     facts = {name: environment.get(name) for name in ("python", "platform", "cpu", "cpu_cores", "memory_gib", "gpus")}
     facts |= {f"package {name}": version for name, version in (environment.get("packages") or {}).items()}
     facts |= {f"variable {name}": value for name, value in (environment.get("variables") or {}).items()}
-    facts["device"] = (run.metrics.get("engine") or {}).get("device")
-    git = run.manifest.get("git") or {}
-    facts |= {"git commit": git.get("commit"), "changes since the commit": git.get("diff_digest")}
-    return facts
+    git = manifest.get("git") or {}
+    return facts | {"git commit": git.get("commit"), "changes since the commit": git.get("diff_digest")}
 
 
-def _contrasts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Contrast]:
+def contrasts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Contrast]:
+    """What the two do not have in common, as text."""
     for name in dict.fromkeys((*a, *b)):
         if a.get(name) != b.get(name):
             yield Contrast(name, _text(a.get(name)), _text(b.get(name)))

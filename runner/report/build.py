@@ -113,6 +113,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "digests": dict(_digests(manifest)) | _schedule_digest(run),
         "sessions": run.metrics.get("sessions") or [],
         "again": manifest.get("command_line") or shlex.join(manifest.get("command") or []),
+        "replay": shlex.join(["runner", "replay", str(run.run_dir)]),
         "rebuild": shlex.join(["runner", "report", str(run.run_dir)]),
         "mlflow": _mlflow(run.tracking),
     }
@@ -265,7 +266,9 @@ def _digests(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for part in ("dataset", "model"):
         for key, value in (manifest.get(part) or {}).items():
             if isinstance(value, str) and value.startswith("sha256:"):
-                yield part if key == "digest" else f"{part}: {key}", value
+                yield part if key == "digest" else f"{part}: {key.replace('_', ' ')}", value
+            elif key == "files":
+                yield from ((f"{part}: {name}", digest) for name, digest in value.items())
     yield from (manifest.get("outputs") or {}).items()
 
 

@@ -25,7 +25,7 @@ LEAST_SPREAD = 1e-3  # relative: all rows took the same time, and the axis would
 
 def throughput(timeline: Mapping[str, Sequence[float]], mean: float | None, width: float) -> Markup | None:
     """Output tokens/s over time, from the timeline's cumulative count; ``mean`` is the run's own figure."""
-    times, tokens = _columns(timeline, "time_s", "output_tokens")
+    times, tokens = _from_the_start(*_columns(timeline, "time_s", "output_tokens"))
     if times.size < 3 or tokens[-1] <= tokens[0]:
         return None
     edges = np.linspace(times[0], times[-1], min(TIME_BINS, times.size - 1) + 1)
@@ -44,7 +44,7 @@ def throughput(timeline: Mapping[str, Sequence[float]], mean: float | None, widt
 
 def requests(timeline: Mapping[str, Sequence[float]], width: float) -> Markup | None:
     """Running and waiting requests over time."""
-    times, running, waiting = _columns(timeline, "time_s", "running", "waiting")
+    times, running, waiting = _from_the_start(*_columns(timeline, "time_s", "running", "waiting"), first=None)
     if times.size < 2:
         return None
     edges, (running, waiting) = _binned(times, running, waiting)
@@ -60,7 +60,7 @@ def requests(timeline: Mapping[str, Sequence[float]], width: float) -> Markup | 
 
 def kv_use(timeline: Mapping[str, Sequence[float]], width: float) -> Markup | None:
     """Share of the KV cache in use over time, on a scale that ends at 100 %."""
-    times, use = _columns(timeline, "time_s", "kv_use")
+    times, use = _from_the_start(*_columns(timeline, "time_s", "kv_use"), first=None)
     if times.size < 2:
         return None
     edges, (use,) = _binned(times, use)
@@ -121,6 +121,16 @@ def _marks(frame: Frame, marks: Mapping[str, float | None]) -> str:
 
 def _columns(timeline: Mapping[str, Any], *names: str) -> list[Array]:
     return [np.asarray(timeline.get(name) or [], dtype=np.float64) for name in names]
+
+
+def _from_the_start(times: Array, *columns: Array, first: float | None = 0.0) -> list[Array]:
+    """The same with a point at 0 s: the first one is noted when the first step ends, which may have taken long.
+
+    ``first`` is the columns' value there; ``None`` takes that of their first point, which held during the step."""
+    if times.size < 2 or times[0] <= 0:
+        return [times, *columns]
+    starts = [column[0] if first is None else first for column in columns]
+    return [np.append(0.0, times), *(np.append(start, one) for start, one in zip(starts, columns, strict=True))]
 
 
 def _binned(times: Array, *columns: Array) -> tuple[Array, list[Array]]:

@@ -33,8 +33,8 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     folder = only_run(tmp_path)
     names = {path.name for path in folder.iterdir()} - {"journal.sqlite-wal", "journal.sqlite-shm"}
     assert names == {
-        "config.yaml", "errors.jsonl", "journal.sqlite", "manifest.json", "metrics.json", "outputs.jsonl",
-        "outputs.parquet", "report.html", "report.md", "requests.parquet", "run.lock", "run.log",
+        "config.yaml", "dataset_rows.sha256", "errors.jsonl", "journal.sqlite", "manifest.json", "metrics.json",
+        "outputs.jsonl", "outputs.parquet", "report.html", "report.md", "requests.parquet", "run.lock", "run.log",
     }  # fmt: skip
     assert f"outputs  {folder}" in result.stdout
     assert f"report   {folder}/report.html" in result.stdout
