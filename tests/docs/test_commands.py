@@ -83,10 +83,10 @@ def _fewer(recipe: str, words: list[str]) -> tuple[str, ...]:
 
 def _with_runs(words: list[str], folder: Path) -> list[str]:
     """Run folders in place of the names that stand for them."""
-    if not {"A", "B", "RUN_A", "RUN_B"} & set(words):
+    if not {"A", "B", "RUN", "RUN_A", "RUN_B"} & set(words):
         return words
     for _ in range(2):
         assert main(["+recipe=demo", "dataset.limit=3", *NULL, "resume=null"]) == 0
     runs = sorted(str(path) for path in (folder / "outputs" / "demo").iterdir())
-    names = {"A": runs[0], "B": runs[-1], "RUN_A": runs[0], "RUN_B": runs[-1]}
+    names = {"A": runs[0], "B": runs[-1], "RUN": runs[0], "RUN_A": runs[0], "RUN_B": runs[-1]}
     return [names.get(word, word) for word in words]
