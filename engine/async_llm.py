@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import fields
@@ -20,9 +18,9 @@ from engine.errors import EngineDeadError
 from engine.generation import GenerationCore
 from engine.llm import LLM
 from engine.metrics import Metric
-from engine.output_stream import LoopPost, OutputStream
+from engine.open_streams import OpenStreams
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
-from engine.params import ParameterError, PoolingParams, Prompt, RequestOutputKind, SamplingParams
+from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 from engine.prompt_reader import PromptReader
 from engine.sleep import AsleepError
 from engine.stats import EngineStats
@@ -68,9 +66,7 @@ class AsyncLLM:
         self._generates = isinstance(llm._open.core, GenerationCore)
         self._thread = EngineThread(llm)
         self._reader = PromptReader(llm._open.tokenizer, self._thread)
-        self._lock = threading.Lock()
-        self._asks: dict[str, Ask] = {}  # whose consumers have not got everything
-        self._posts: dict[asyncio.AbstractEventLoop, LoopPost] = {}
+        self._streams = OpenStreams()
         self._stop = weakref.finalize(self, _stop, self._reader, self._thread)
 
     def generate(
@@ -162,9 +158,7 @@ class AsyncLLM:
             >>> asyncio.run(cut_off())
             'abort'
         """
-        wanted = [request_id] if isinstance(request_id, str) else list(request_id)
-        with self._lock:
-            asks = [self._asks[one] for one in wanted if one in self._asks]
+        asks = self._streams.find([request_id] if isinstance(request_id, str) else request_id)
         if asks and not self.errored:
             await asyncio.wrap_future(self._thread.abort(asks))
 
@@ -364,44 +358,20 @@ class AsyncLLM:
         finally:
             if not finished:
                 self._thread.abort([ask])  # before the id is free: what takes it next comes to the engine later
-            self._forget(ask)
+            self._streams.close(ask)
 
     def _admit(self, prompt: Prompt, params: SamplingParams | PoolingParams, request_id: str, priority: int) -> Ask:
         """Send a request on its way."""
         self._check()
         if self._llm.is_sleeping():
             raise AsleepError("this AsyncLLM is asleep: await wake_up() first")
-        if not isinstance(request_id, str):
-            raise TypeError(f"request_id must be a string, not {request_id!r:.80}")
-        kind = params.output_kind if isinstance(params, SamplingParams) else RequestOutputKind.FINAL_ONLY
-        flat = isinstance(params, SamplingParams) and params.flat_logprobs
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            self._forget_closed()
-            if request_id in self._asks:
-                raise ValueError(f"request_id {request_id!r} is in use by a request that is not through")
-            post = self._posts.setdefault(loop, LoopPost(loop))
-            ask = Ask(request_id, prompt, params, priority, time.monotonic(), OutputStream(kind, flat), post)
-            self._asks[request_id] = ask
+        ask = self._streams.open(request_id, prompt, params, priority)
         try:
             self._reader.put(ask)
         except RuntimeError:
-            self._forget(ask)
+            self._streams.close(ask)
             raise
         return ask
-
-    def _forget(self, ask: Ask) -> None:
-        with self._lock:
-            if self._asks.get(ask.request_id) is ask:
-                del self._asks[ask.request_id]
-
-    def _forget_closed(self) -> None:
-        """Drop event loops that were closed, and their requests, whose generators were never ended."""
-        closed = [loop for loop in self._posts if loop.is_closed()]
-        for loop in closed:
-            del self._posts[loop]
-        if closed:
-            self._asks = {name: ask for name, ask in self._asks.items() if not ask.post.loop.is_closed()}
 
 
 def _stop(reader: PromptReader, thread: EngineThread) -> None:

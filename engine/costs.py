@@ -116,6 +116,8 @@ class DecoderCosts:
         drafts = plan.drafts
         for request, start, stop, samples, _ in plan.slices:
             new = stop - start
+            if not new:  # it draws from another slice's logits
+                continue
             tokens += new
             rows += samples
             if drafts and request in drafts:

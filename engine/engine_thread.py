@@ -115,33 +115,22 @@ class EngineThread:
     def _work(self, commands: Sequence[_Add | _Call]) -> None:
         """Run until nothing is left to do."""
         self._obey(commands)
-        while self._core.unfinished or self._todo:
-            if self._core.unfinished:
-                outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
-                self._tell(self._news(), outputs)
+        while self._core.unfinished:
+            outputs: Sequence[RequestOutput | EmbeddingRequestOutput] = self._core.step()
+            self._tell(self._news(), outputs)
             self._obey(self._inbox.take(wait=False))
         self._settle()
 
     def _obey(self, commands: Sequence[_Add | _Call]) -> None:
-        """Do what was asked for, but for what has to wait."""
+        """Do what was asked for."""
         self._todo.extend(commands)
-        for _ in range(len(self._todo)):
+        while self._todo:
             command = self._todo[0]  # stays there until it is done: whoever asked must hear of a failure
             if isinstance(command, _Call):
                 _fulfil(command, self._core)
-            elif self._waits(command):
-                self._todo.rotate(-1)
-                continue
             else:
                 self._add(command.ask, command.read)
             self._todo.popleft()
-
-    def _waits(self, command: _Add) -> bool:
-        """Whether others can run while a grammar is compiled for this one."""
-        core, params = self._core, command.ask.params
-        if not core.unfinished or command.ask.state != "coming" or isinstance(command.read, InputError):
-            return False
-        return isinstance(core, GenerationCore) and isinstance(params, SamplingParams) and not core.ready(params)
 
     def _add(self, ask: Ask, read: Input | InputError) -> None:
         if ask.state == "aborted" or self._inbox.closed:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from engine.books import Books, Generation, News
 from engine.completion import Completion
 from engine.execute.runner import Runner
+from engine.held import Held, HeldRequests
 from engine.intake import GenerationModel, Intake
 from engine.outputs import RequestOutput
 from engine.params import SamplingParams
 from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
-from engine.schedule.request import Status
+from engine.schedule.request import Request, Status
 from engine.schedule.scheduler import Scheduler
 from engine.speculate.proposer import Proposer
 from engine.stats import EngineStats
 from engine.step_counts import Step, StepCounts
+from engine.structured.compiler import Grammar
 from engine.structured.masks import GrammarMasks
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
@@ -47,6 +50,7 @@ class GenerationCore:
         self.tokenizer = tokenizer
         self._intake = Intake(model, tokenizer)
         self._masks = GrammarMasks()
+        self._held = HeldRequests()
         self._books = Books(self.scheduler, self._masks, tokenizer)
         self._counts = StepCounts(self.scheduler, time.monotonic())
         self._next_index = 0
@@ -72,7 +76,8 @@ class GenerationCore:
         seed_index: int | None = None,
         arrival: float | None = None,
     ) -> None:
-        """Queue a prompt.
+        """Queue a prompt. It waits in line until its grammar is compiled, if it has one; where that fails, ``step``
+        gives an output without completions that says why.
 
         Args:
             request_id: no other unfinished prompt may have it.
@@ -85,7 +90,7 @@ class GenerationCore:
 
         Raises:
             InputError: it cannot be run: empty, too long, with token ids that the model does not have, or the form that
-                its output must have cannot be compiled.
+                its output must have is known not to compile.
             ValueError: the id is in use.
         """
         if self._books.find(request_id) is not None:
@@ -96,8 +101,12 @@ class GenerationCore:
         self._next_index += 1
         prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         requests = self._intake.requests(index, prompt, params, seed_index)
-        for request, matcher in self._intake.matchers(requests).items():
-            self._masks.add(request, matcher)
+        grammar = self._intake.grammar(requests[0])
+        if grammar is not None:
+            if grammar.done():
+                self._follow(requests, grammar.result())
+            else:
+                self._held.add(Held(request_id, requests, grammar))
         completions = [Completion(request, self.tokenizer, streams) for request in requests]
         now = time.monotonic()
         self._books.open(
@@ -112,16 +121,13 @@ class GenerationCore:
         """Begin with what requests that come soon need compiled, in another thread."""
         self._intake.prepare(params)
 
-    def ready(self, params: SamplingParams) -> bool:
-        """Whether ``add`` would not have to wait for something to be compiled, which this begins."""
-        return self._intake.ready(params)
-
     def step(self) -> list[RequestOutput]:
         """Plan and launch one batch, and finish the one before it; returns the outputs that are complete now.
 
         Where the runner runs ahead, the device computes the new batch while this method books the old one. A batch
         whose tokens must be known before the next one can be planned is finished at once.
         """
+        refusals = self._release()
         try:
             drafts = {} if self._proposer is None else self._proposer.drafts(self.scheduler.running)
             plan = self.scheduler.schedule(drafts)
@@ -133,7 +139,30 @@ class GenerationCore:
         except BaseException:
             self.reset_prefix_cache()  # it names blocks that a planned step would have written
             raise
-        return outputs
+        return refusals + outputs
+
+    def _release(self) -> list[RequestOutput]:
+        """Let those start whose grammars are compiled; gives the outputs of those whose grammars cannot be."""
+        refusals = []
+        for request_id, requests, grammar in self._held.ready(self.scheduler.unfinished):
+            error = grammar.exception()
+            if error is None:
+                self._follow(requests, grammar.result())
+                continue
+            generation = self._books.find(request_id)
+            assert generation is not None
+            for request in requests:
+                self.scheduler.finish(request, "abort")
+            self._books.close(generation)
+            told = str(error) if isinstance(error, InputError) else repr(error)
+            refusals.append(replace(generation.head(), finished=True, metrics=None, error=told))
+        return refusals
+
+    def _follow(self, requests: Sequence[Request], grammar: Grammar) -> None:
+        """Make outputs follow a grammar."""
+        for request in requests:
+            self._masks.add(request, grammar.start(self._intake.end_ids(request)))
+            request.held = False
 
     def _runs_ahead(self, plan: StepPlan) -> bool:
         """Whether the next step may be planned before this one's tokens are known."""
@@ -154,7 +183,8 @@ class GenerationCore:
         """Cached tokens that a block holds for more than one running request, once for each but the first."""
         scheduler = self.scheduler
         listed = sum(len(request.blocks) for request in scheduler.running)
-        return max(0, listed - scheduler.kv.pool.held) * scheduler.limits.block_size
+        used = scheduler.kv.pool.held - len(scheduler.kv.prompts.parked())
+        return max(0, listed - used) * scheduler.limits.block_size
 
     def _finish_launched(self) -> list[RequestOutput]:
         """Wait for the launched batch, if there is one, and book it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,7 @@ from engine.costs import DecoderCosts
 from engine.params import SamplingParams
 from engine.schedule.request import Request
 from engine.seeds import derive_seed
-from engine.structured.compiler import GrammarCompiler
-from engine.structured.matcher import Matcher
+from engine.structured.compiler import Grammar, GrammarCompiler
 from engine.text.bad_words import BadWords
 from engine.text.inputs import Input, InputError
 from engine.text.tokenizer import Tokenizer
@@ -85,22 +85,18 @@ class Intake:
         """Begin with what requests that come soon need compiled, in another thread."""
         self._grammars.prepare(one.structured_outputs for one in params)
 
-    def ready(self, params: SamplingParams) -> bool:
-        """Whether everything that a request needs compiled is there; begins to compile it where it is not."""
-        return params.structured_outputs is None or self._grammars.ready(params.structured_outputs)
-
-    def matchers(self, requests: Sequence[Request]) -> dict[Request, Matcher]:
-        """A matcher for each completion of a prompt whose output must have some form.
+    def grammar(self, request: Request) -> Future[Grammar] | None:
+        """The grammar of the form that the request's output must have, if any; it may be compiled yet.
 
         Raises:
-            InputError: the form cannot be compiled.
+            InputError: there cannot be one.
         """
-        form = requests[0].params.structured_outputs
-        if form is None:
-            return {}
-        ends = requests[0].stop_ids | self._model.eos_ids
-        grammar = self._grammars.compile(form, ends)
-        return {request: grammar.start(ends) for request in requests}
+        form = request.params.structured_outputs
+        return None if form is None else self._grammars.compile(form, self.end_ids(request))
+
+    def end_ids(self, request: Request) -> frozenset[int]:
+        """Ids that end an output that has a form."""
+        return request.stop_ids | self._model.eos_ids
 
     def _check(self, prompt: Input, params: SamplingParams) -> None:
         ids, limit = prompt.token_ids, self._model.max_model_len

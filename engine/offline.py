@@ -127,6 +127,8 @@ class OfflineRun:
                         if taken is not None:
                             yield from self._add(*taken)
                     for output in core.step():
+                        if self._on_error == "raise" and output.error is not None and not output.outputs:
+                            raise InputError(output.error)  # it never ran
                         yield self._finished(output)
             if reader.error is not None:
                 raise reader.error

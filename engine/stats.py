@@ -23,8 +23,9 @@ class TimelinePoint:
 class EngineStats:
     """Totals since the engine was ready.
 
-    ``prompt_tokens`` counts prompt tokens of started requests, ``cached_tokens`` those of them taken from the prefix
-    cache, ``computed_tokens`` every token that went through the model, ``recomputed_tokens`` those of them that
+    ``prompt_tokens`` counts prompt tokens of started completions, each of a prompt's ``n``; ``cached_tokens`` those of
+    them that were not computed for it, because the prefix cache had them or another completion of the prompt computed
+    them. ``computed_tokens`` counts every token that went through the model, ``recomputed_tokens`` those of them that
     preempted requests had to compute again. ``swapped_out`` and ``swapped_in`` count blocks that preempted requests
     kept in host memory, and those that came back from there. ``drafts`` counts the times that a request's next tokens
     were drafted, ``drafted_tokens`` those tokens, ``accepted_tokens`` those of them that were right. ``startup`` holds

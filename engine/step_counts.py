@@ -94,10 +94,13 @@ class StepCounts:
 
 
 def _started(slices: Sequence[Slice]) -> tuple[int, int]:
-    """Prompt tokens of the requests that began with this step, and those of them that the prefix cache had."""
+    """Prompt tokens of the requests that began with this step, and those of them that were there already."""
     started = [
         request
-        for request, start, _, _, epoch in slices
-        if start == request.cached_tokens and epoch == request.preemptions == 0
+        for request, start, stop, _, epoch in slices
+        if start == request.cached_tokens
+        and epoch == request.preemptions == 0
+        # One that began behind its whole prompt did so without a token, and starts its next slice there too.
+        and (start == stop or start < len(request.prompt))
     ]
     return sum(len(request.prompt) for request in started), sum(request.cached_tokens for request in started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,17 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def bytes_per_block(block_size: int, kv_heads: int, head_dim: int, layers: int, dtype: torch.dtype) -> int:
     """Bytes that one block takes over all layers, keys and values together."""
     return 2 * block_size * kv_heads * head_dim * layers * dtype.itemsize
+
+
+def copy_blocks(caches: Sequence[LayerCache], pairs: Sequence[tuple[int, int]]) -> None:
+    """Copy blocks of all layers, the first of each pair to the second, in stream order and without waiting."""
+    tensors = [tensor for cache in caches for tensor in (cache.keys, cache.values)]
+    numbers = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
+    if tensors[0].is_cuda:
+        numbers = numbers.pin_memory().to(tensors[0].device, non_blocking=True)
+    source, target = numbers
+    for tensor in tensors:
+        tensor[target] = tensor[source]
 
 
 def gather(cache: LayerCache, block_table: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:

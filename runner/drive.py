@@ -47,7 +47,7 @@ class Drive:
         task = self.recorder.task
         prompts: Iterable[Prompt]
         params: Any
-        if task.sampling_columns:
+        if task.varies:
             # two views of one stream: right in whichever order the engine pulls them
             left, right = tee(self._requests(rows))
             prompts, params = (prompt for prompt, _ in left), (own for _, own in right)

@@ -70,7 +70,7 @@ class Recorder:
         task = self.task
         try:
             prompt = task.prompts.make(row.columns)
-            params = task.row_params(row.columns)
+            params = task.row_params(row.columns, row.index)
         except RowError as error:
             return Refused(InFlight(row.index, row.id, task.kept(row.columns, None)), str(error))
         return Request(InFlight(row.index, row.id, task.kept(row.columns, prompt)), prompt, params)

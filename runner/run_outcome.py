@@ -35,6 +35,12 @@ def finished_rows(run_dir: Path) -> int:
     return int(rows[0][0]) if rows else 0
 
 
+def first_records(run_dir: Path, most: int) -> list[str]:
+    """The first finished rows without error as lines of JSON, in the dataset's order, whichever sinks there are."""
+    rows = _query(run_dir, f"SELECT record FROM rows WHERE error IS NULL ORDER BY idx LIMIT {most:d}")
+    return [row[0] for row in rows or ()]
+
+
 def _query(run_dir: Path, text: str) -> list[tuple[str, ...]] | None:
     path = run_dir / FILE_NAME
     if not path.is_file():

@@ -31,7 +31,7 @@ from kernels.cuda.decode_plan import allocate_plan, plan_decode
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import RECORD, allocate_split
 from kernels.identity import kernel_id
-from kernels.kv_cache import LayerCache, allocate
+from kernels.kv_cache import LayerCache, allocate, copy_blocks
 from kernels.sample import SamplingRows
 from kernels.sample import sample as draw
 from kernels.step_inputs import row_inputs, token_inputs
@@ -79,26 +79,32 @@ class CudaModelRunner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan, masks: Masks | None = None) -> Launched:
         """Start one step; its tokens are on their way to the host when this returns. ``masks``: of grammars."""
+        if plan.copies:
+            copy_blocks(self.caches, plan.copies)
         self._rows.follow(plan.slices)
         decoding, others = self._decoding(plan)
         layout = self._lay_out(plan, decoding, others)
         rows = Rows.of(plan, layout.sampling)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
-        self._follow(layout.sampling)
+        self._follow([*layout.sampling, *plan.forked])
         scored: dict[Request, Sequence[RowLogprobs]] = {}
         if self._graphs is not None and self._captured(others):
             computed = self._graphs.run(layout.shape, pinned(numbers))
         else:
             computed = self._step(layout.shape, to_device(layout.numbers, self.device))
             scored = self._score_prompts(computed.hidden, len(decoding), others)
-        self._draw_processed(computed, rows, {} if masks is None else masks())
-        for part in layout.sampling:
+        sources = rows.with_leaders(plan) if plan.forks else None
+        if sources is not None:
+            tokens = computed.tokens[to_device(np.array(sources, np.int64), self.device)]
+            computed, rows = replace(computed, tokens=tokens), Rows.of(plan, [*layout.sampling, *plan.forked])
+        self._draw_anew(computed, rows, {} if masks is None else masks(), sources)
+        for part in rows.sampling:
             self._rows[part.request].fed = part.stop
-        for part, count in zip(layout.sampling, rows.counts, strict=False):
+        for part, count in zip(rows.sampling, rows.counts, strict=False):
             if count > 1:  # which of its tokens is the last one is not known yet
                 self._rows[part.request].fed = -1
-        return Launched(rows, computed.tokens, self._logprobs(computed, rows.parts), scored, began)
+        return Launched(rows, computed.tokens, self._logprobs(computed, rows.parts, sources), scored, began)
 
     def runs_ahead(self, plan: StepPlan) -> bool:
         """Always: what a draw depends on beside the model is on the device."""
@@ -123,7 +129,7 @@ class CudaModelRunner:
         decoding: list[Slice] = []
         others: list[Slice] = []
         known: dict[Request, int] = {}
-        for part in plan.slices:
+        for part in plan.computing:
             if part.stop - part.start > 1 or not part.samples:
                 others.append(part)
                 continue
@@ -205,32 +211,42 @@ class CudaModelRunner:
             numbers = np.array([self._rows[part.request].number for part in special], np.int64)
             self._processor.follow(special, self._rows.state.last[to_device(numbers, self.device)])
 
-    def _draw_processed(self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words]) -> None:
-        """Draw anew where logits have to be processed first; the tokens take the place of those drawn before."""
-        if not self._rows.processed and not masks:
+    def _draw_anew(
+        self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words], sources: Sequence[int] | None
+    ) -> None:
+        """Draw where logits have to be processed first, in place of the tokens drawn before, and where they are another
+        row's; ``sources``: of each row the one whose logits it has, where that is not its own."""
+        if not self._rows.processed and not masks and sources is None:
             return
         parts = drawn.parts
-        chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks]
+        sources = range(len(parts)) if sources is None else sources
+        chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks or sources[i] != i]
         if not chosen:
             return
         rows, state = self._rows, self._rows.state
         special = [parts[i] for i in chosen]
-        numbers = [(i, rows[part.request].number, part.stop) for i, part in zip(chosen, special, strict=True)]
-        at, mine, positions = to_device(np.array(numbers, np.int64).T, self.device)
+        numbers = [
+            (part.stop, i, sources[i], rows[part.request].number) for i, part in zip(chosen, special, strict=True)
+        ]
+        positions, at, source, mine = to_device(np.array(numbers, np.int64).T, self.device)
         temperature, top_p, min_p = (column[mine] for column in state.floats)  # each aligned, whatever their number
         parameters = SamplingRows(temperature, state.top_k[mine], top_p, min_p, state.seeds[mine], positions)
         filtered = any(part.request in rows.filtering for part in special)
-        tokens = self._processor.draw(computed.logits[at].float(), special, parameters, filtered, masks, drawn.drafts)
+        tokens = self._processor.draw(
+            computed.logits[source].float(), special, parameters, filtered, masks, drawn.drafts
+        )
         computed.tokens[at] = tokens
         state.last[mine] = tokens
 
-    def _logprobs(self, computed: Computed, parts: Sequence[Slice]) -> RowLogprobs | None:
+    def _logprobs(
+        self, computed: Computed, parts: Sequence[Slice], sources: Sequence[int] | None
+    ) -> RowLogprobs | None:
         """Log-probabilities for the rows that ask for them, on their way to the host."""
         if not self._rows.scored:
             return None
         counts = [(i, part.request.params.logprobs) for i, part in enumerate(parts)]
         asking = {i: count for i, count in counts if count is not None}
-        return RowLogprobs(computed.logits, computed.tokens, asking) if asking else None
+        return RowLogprobs(computed.logits, computed.tokens, asking, sources) if asking else None
 
 
 def _tokens(parts: Sequence[Slice]) -> int:

@@ -44,8 +44,8 @@ class DraftModelRunner:
 
     def _drafts(self, plan: StepPlan) -> dict[Request, list[int]]:
         """Compute what the plan computes, and then a token for each draft."""
-        first = [self._known(plan, part) for part in plan.slices]
-        found = self.draft.launch(StepPlan(first)).result().tokens
+        first = [self._known(plan, part) for part in plan.computing]
+        found = self.draft.launch(StepPlan(first, copies=plan.copies)).result().tokens
         drafts = {request: [found[request]] for request in plan.drafts}
         epochs = {part.request: part.epoch for part in first}
         for count in range(1, max(map(len, plan.drafts.values()), default=0)):

@@ -21,12 +21,27 @@ class RowLogprobs:
     where the whole vocabulary is asked for. A row's result does not depend on the other rows.
     """
 
-    def __init__(self, logits: torch.Tensor, tokens: torch.Tensor, asking: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        asking: Mapping[int, int],
+        sources: Sequence[int] | None = None,
+    ) -> None:
         """Start to compute them: logits [rows, vocab], tokens [rows], ``asking`` the number of likeliest tokens by row
-        (-1: all)."""
+        (-1: all), ``sources`` for each row which one of the logits it has, where that is not its own."""
         rows = list(asking)
         chunks = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
-        self._chunks = [_Chunk(logits, tokens, chunk, [asking[row] for row in chunk]) for chunk in chunks]
+        self._chunks = [
+            _Chunk(
+                logits,
+                tokens,
+                chunk,
+                [asking[row] for row in chunk],
+                chunk if sources is None else [sources[row] for row in chunk],
+            )
+            for chunk in chunks
+        ]
 
     def by_row(self) -> dict[int, RawLogprobs]:
         """The results by row, once the step is done."""
@@ -36,11 +51,18 @@ class RowLogprobs:
 class _Chunk:
     """Some rows."""
 
-    def __init__(self, logits: torch.Tensor, tokens: torch.Tensor, rows: Sequence[int], counts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        rows: Sequence[int],
+        counts: Sequence[int],
+        sources: Sequence[int],
+    ) -> None:
         self._rows, self._counts = rows, counts
         vocab = logits.shape[1]
-        at = to_device(np.array(rows, np.int64), logits.device)
-        values = torch.log_softmax(logits[at].float(), -1)  # [rows, vocab]
+        at, source = to_device(np.array((rows, sources), np.int64), logits.device)
+        values = torch.log_softmax(logits[source].float(), -1)  # [rows, vocab]
         chosen = values.gather(1, tokens[at][:, None])
         ids = likeliest(values, max(min(count, vocab) for count in counts))
         self._tokens = to_host(tokens[at])

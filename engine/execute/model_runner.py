@@ -20,7 +20,7 @@ from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from kernels.attention import AttentionBatch
 from kernels.identity import kernel_id
-from kernels.kv_cache import LayerCache, allocate
+from kernels.kv_cache import LayerCache, allocate, copy_blocks
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,15 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _execute(self, plan: StepPlan, masks: Masks | None) -> StepResult:
-        sampling = [part for part in plan.slices if part.samples]
-        hidden = self.model.hidden_states(self._batch(plan), self.caches)  # [tokens, hidden]
+        if plan.copies:
+            copy_blocks(self.caches, plan.copies)
+        slices = plan.computing
+        sampling = [part for part in slices if part.samples]
+        hidden = self.model.hidden_states(self._batch(plan, slices), self.caches)  # [tokens, hidden]
         ends: list[int] = []
         at = 0
         scored: dict[Request, Sequence[RawLogprobs]] = {}
-        for part in plan.slices:
+        for part in slices:
             length = part.stop - part.start
             ends += range(at + length - plan.rows(part), at + length)
             if part.request.params.prompt_logprobs is not None and part.start < len(part.request.prompt) - 1:
@@ -72,6 +75,9 @@ class ModelRunner:
             return StepResult({}, {}, scored)
         logits = self.model.logits(hidden[torch.tensor(ends, device=self.device)])
         rows = Rows.of(plan, sampling)
+        if plan.forks:
+            logits = logits[rows.with_leaders(plan)]
+            rows = Rows.of(plan, [*sampling, *plan.forked])
         tokens = self._sampler.draw(logits, rows.parts, {} if masks is None else masks(), plan.drafts)
         result = rows.result(tokens.tolist(), self._logprobs(logits, tokens, rows.parts))
         return replace(result, prompt_logprobs=scored)
@@ -92,27 +98,27 @@ class ModelRunner:
             "kernels": kernel_id(self.device),
         }
 
-    def _batch(self, plan: StepPlan) -> DecoderBatch:
-        """Lay the plan's tokens out one sequence after the other."""
+    def _batch(self, plan: StepPlan, slices: Sequence[Slice]) -> DecoderBatch:
+        """Lay the tokens of the plan's slices out one sequence after the other."""
         tokens: list[int] = []
         positions: list[int] = []
         starts = [0]
-        for part in plan.slices:
+        for part in slices:
             tokens += plan.token_ids(part)
             positions += range(part.start, part.stop)
             starts.append(len(tokens))
-        width = max(len(part.request.blocks) for part in plan.slices)
+        width = max(len(part.request.blocks) for part in slices)
         tables = torch.tensor(
-            [part.request.blocks + [0] * (width - len(part.request.blocks)) for part in plan.slices], dtype=torch.int32
+            [part.request.blocks + [0] * (width - len(part.request.blocks)) for part in slices], dtype=torch.int32
         )
         at = torch.tensor(positions)
-        owner = torch.repeat_interleave(torch.tensor([part.stop - part.start for part in plan.slices]))
+        owner = torch.repeat_interleave(torch.tensor([part.stop - part.start for part in slices]))
         slots = tables[owner, at // self.block_size].long() * self.block_size + at % self.block_size
         return DecoderBatch(
             tokens=torch.tensor(tokens).to(self.device),
             positions=at.to(self.device),
             slots=slots.to(self.device),
-            attention=AttentionBatch(starts, [part.stop for part in plan.slices], tables.to(self.device)),
+            attention=AttentionBatch(starts, [part.stop for part in slices], tables.to(self.device)),
         )
 
 

@@ -42,6 +42,11 @@ class Rows:
         ]
         return cls(sampling, counts, parts, plan.drafts)
 
+    def with_leaders(self, plan: StepPlan) -> list[int]:
+        """All rows, then for each of the plan's forks the row that draws from the same logits."""
+        first = {part.request: row for row, part in reversed(list(enumerate(self.parts)))}
+        return [*range(len(self.parts)), *(first[plan.forks[part.request]] for part in plan.forked)]
+
     def result(self, tokens: Sequence[int], logprobs: Mapping[int, RawLogprobs]) -> StepResult:
         """The step's result from the token drawn for each row, and log-probabilities by row."""
         if not self.drafts:

@@ -44,12 +44,17 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def is_held(self, block: int) -> bool:
-        """Whether anybody has a reference to the block."""
-        return self._refs[block] > 0
+    def holders(self, block: int) -> int:
+        """How many references to the block are held."""
+        return self._refs[block]
+
+    def claim(self, block: int) -> None:
+        """The one holder of a block is going to write into it: it will not be found any more."""
+        assert self._refs[block] == 1
+        self._forget(block)
 
     def share(self, block: int) -> None:
-        """Take one more reference to a block found by its hash."""
+        """Take one more reference to a block that is held or was found by its hash."""
         if self._refs[block] == 0:
             self._unlink(block)
         self._refs[block] += 1

@@ -32,7 +32,7 @@ class StepBudget:
         paced = self.paced if self.planned else max(self.paced, self.least)  # a step with work to do computes something
         if whole:
             return self.tokens if paced > 0 else 0
-        return min(self.tokens, paced) if paced >= min(left, CHUNK) else 0
+        return min(self.tokens, paced) if paced >= min(left, CHUNK) or not self.planned else 0
 
     def take_counted(self) -> None:
         """A slice of one token is planned, which is taken off the pace already."""

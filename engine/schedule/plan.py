@@ -14,6 +14,7 @@ class Slice(NamedTuple):
 
     ``samples``: the slice ends at the request's last token, so the step draws the next one. ``epoch`` counts the
     request's preemptions before the slice: a slice of an earlier epoch computed blocks that the request no longer has.
+    A slice without tokens is one of the plan's ``forks``.
     """
 
     request: Request
@@ -27,7 +28,11 @@ class Slice(NamedTuple):
 class StepPlan:
     """The slices of one step, in the order in which their tokens are laid out, and the copies that go before.
 
-    ``swap_out`` and ``swap_in`` are pairs of a device block and a host slot; outwards comes first.
+    ``swap_out`` and ``swap_in`` are pairs of a device block and a host slot, ``copies`` pairs of device blocks,
+    from and to. Outwards comes first.
+
+    ``forks``: completions of a prompt that begin where another one's slice ends the prompt, in this very step. They
+    compute nothing: their first tokens are drawn from that one's logits.
 
     ``drafts``: tokens that are guessed to follow, for some of the slices that sample (speculative decoding, Leviathan
     et al. 2023). Such a slice goes on past the request's last token over its drafts, and the step draws a token behind
@@ -38,6 +43,18 @@ class StepPlan:
     swap_out: Sequence[tuple[int, int]] = ()
     swap_in: Sequence[tuple[int, int]] = ()
     drafts: Mapping[Request, Sequence[int]] = field(default_factory=dict)
+    copies: Sequence[tuple[int, int]] = ()
+    forks: Mapping[Request, Request] = field(default_factory=dict)
+
+    @property
+    def computing(self) -> Sequence[Slice]:
+        """The slices that have tokens."""
+        return [part for part in self.slices if part.request not in self.forks] if self.forks else self.slices
+
+    @property
+    def forked(self) -> Sequence[Slice]:
+        """The slices of ``forks``."""
+        return [part for part in self.slices if part.request in self.forks] if self.forks else ()
 
     @property
     def tokens(self) -> int:

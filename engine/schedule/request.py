@@ -25,13 +25,15 @@ class Request:
     Prefill and decode are one thing: ``computed`` of the request's ``total`` tokens have their keys and values in the
     cache, and a step computes some of the rest. The step that reaches the last token also samples the next one.
     ``arrival`` is the number of the step before which the request came, ``place`` its place in the order; the first
-    ``published`` of its ``blocks`` are in the prefix cache. While it waits after a preemption with swap, ``slots`` are
-    the host's copies of its blocks. ``lost`` tokens were computed before the last preemption. ``certain``: nothing but
-    its bound can end the output.
+    ``published`` of its ``blocks`` are in the prefix cache. ``tail`` is a block behind those, others' too, whose first
+    cells hold the end of its prompt: it is copied before the request writes there. While it waits after a preemption
+    with swap, ``slots`` are the host's copies of its blocks. ``lost`` tokens were computed before the last preemption.
+    ``certain``: nothing but its bound can end the output. ``held``: it waits in line but must not start yet, which its
+    owner decides.
 
     Args:
         index: arrival order; with ``child`` it names the request.
-        child: which of the prompt's ``n`` completions this is.
+        child: which of the prompt's ``params.n`` completions this is.
         prompt: token ids.
         params: sampling parameters.
         max_output: most output tokens, already cut to the model's length.
@@ -58,9 +60,11 @@ class Request:
     output: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    tail: int | None = None
     block_hashes: list[bytes] = field(default_factory=list)
     published: int = 0
     slots: list[int] = field(default_factory=list)
+    held: bool = False
     lost: int = 0
     status: Status = Status.WAITING
     cached_tokens: int = 0

@@ -17,6 +17,7 @@ from engine.schedule.pacing import Pacing, StepBudget
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.policy import Order
 from engine.schedule.request import PENDING, Request, Status
+from engine.schedule.shared_prompts import Beginning
 
 NONE: Mapping[Request, Sequence[int]] = {}
 
@@ -32,6 +33,8 @@ class Scheduler:
     Steps may be launched ahead: ``advance`` books a launched plan as computed, with ``PENDING`` for the tokens that it
     draws, so that the next one can be planned before they are known. ``update`` fills them in. A request whose token
     turns out to end it may have been planned once too often; what that step computes for it is dropped.
+
+    The completions of one prompt share its blocks, and it is computed once (``SharedPrompts``).
 
     A request may be offered *drafts*, guesses of its next tokens: they lengthen its slice as far as budget and free
     blocks reach, and nobody is preempted for them. ``update`` books those that were right, and the token after them;
@@ -72,22 +75,27 @@ class Scheduler:
         request.arrival = self._step
         request.place = self._order.place(request)
         self.pacing.add(request, self._step)
+        self.kv.prompts.add(request)
         self._queue(request)
 
     def schedule(self, drafts: Mapping[Request, Sequence[int]] = NONE) -> StepPlan:
-        """Plan the next step; its plan is empty only when nothing is unfinished.
+        """Plan the next step; its plan is empty only when nothing is unfinished but held requests.
 
         Args:
             drafts: guesses of requests' next tokens; the plan says which of them it takes.
         """
         budget = self.pacing.budget(self._step, len(self.running) - len(self._prompting))
         slices, preempted = self._continue_running(budget)
+        forks: dict[Request, Request] = {}
         if not preempted:
-            slices += self._admit_waiting(budget)
+            slices += self._admit_waiting(budget, forks)
         taken = take_drafts(slices, drafts, budget.tokens, self.kv, len(self.running)) if drafts else {}
         self._step += 1
         # A plan without slices is not launched: the copies wait for the next one, as no kernel runs in between.
-        return StepPlan(tuple(slices), *self.kv.copies(), taken) if slices else StepPlan(())
+        if not slices:
+            return StepPlan(())
+        swap_out, swap_in, copies = self.kv.due()
+        return StepPlan(tuple(slices), swap_out, swap_in, taken, copies, forks)
 
     def advance(self, plan: StepPlan) -> None:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
@@ -162,7 +170,8 @@ class Scheduler:
             if produced >= request.max_output:
                 continue  # its last token is being drawn
             total = len(request.prompt) + produced
-            if total - request.computed == 1 and total <= len(request.blocks) * size:  # it decodes, and has room
+            if produced and total - request.computed == 1 and total <= len(request.blocks) * size:
+                # It decodes, and has room.
                 slices.append(Slice(request, total - 1, total, True, request.preemptions))
                 budget.take_counted()
                 continue
@@ -183,17 +192,25 @@ class Scheduler:
                 slices.append(self._plan(request, stop))
         return slices, preempted
 
-    def _admit_waiting(self, budget: StepBudget) -> list[Slice]:
-        """Slices of waiting requests that start now."""
+    def _admit_waiting(self, budget: StepBudget, forks: dict[Request, Request]) -> list[Slice]:
+        """Slices of waiting requests that start now; ``forks``, those without tokens, is filled in."""
         slices: list[Slice] = []
-        deferred = []
-        while self._waiting and budget.tokens > 0 and len(self.running) < self.limits.max_seqs:
+        deferred, prompts = [], self.kv.prompts
+        while self._waiting and len(self.running) < self.limits.max_seqs:
             entry = heapq.heappop(self._waiting)
             request = entry[1]
-            if request.pending:
+            leader = prompts.leader(request, self._step)
+            if request.pending or request.held or (leader is None and prompts.is_coming(request, self._step)):
                 deferred.append(entry)
                 continue
-            tokens = budget.grant(request, whole=not self.limits.chunked_prefill)
+            if leader is not None:
+                if not self._fork(request, len(forks)):
+                    deferred.append(entry)
+                    break
+                forks[request] = leader
+                slices.append(self._plan(request, request.total))
+                continue
+            tokens = budget.grant(request, whole=not self.limits.chunked_prefill) if budget.tokens > 0 else 0
             if tokens == 0 or not self._start(request, tokens):
                 deferred.append(entry)
                 break
@@ -218,6 +235,7 @@ class Scheduler:
     def _plan(self, request: Request, stop: int) -> Slice:
         """The request's slice up to ``stop``, whose blocks it has."""
         self.kv.cache.publish(request, stop)
+        self.kv.prompts.reach(request, stop, self._step)
         if request.total - stop > 1:
             self._prompting.add(request)
         else:
@@ -225,20 +243,34 @@ class Scheduler:
         return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
 
     def _start(self, request: Request, tokens: int) -> bool:
-        """Give a waiting request the blocks of its first slice, of at most ``tokens`` tokens, behind those that the
-        prefix cache or the host have.
+        """Start a waiting request with a slice of at most ``tokens`` tokens, behind those that need not be computed.
 
-        False leaves everything as it was.
+        False leaves it as it was.
         """
-        found = self.kv.cache.match(request)
-        shared = sum(self.kv.pool.is_held(block) for block in found)
-        computed = max(request.computed, len(found) * self.limits.block_size)
+        found = self.kv.find(request, self._step)
+        computed = max(request.computed, found.tokens)
         if not self.limits.chunked_prefill and request.total - computed > tokens:
             return False
+        return self._enter(request, found, computed, min(request.total, computed + tokens))
+
+    def _fork(self, request: Request, forks: int) -> bool:
+        """Start a waiting request behind its prompt, which another one ends in this step, as ``forks`` others do.
+
+        Each will need a block in the next step. False leaves it as it was.
+        """
+        if self.kv.pool.free <= forks:
+            return False
+        found = self.kv.prompts.fork(request)
+        return self._enter(request, found, found.tokens, found.tokens)
+
+    def _enter(self, request: Request, found: Beginning, computed: int, stop: int) -> bool:
+        """Make a waiting request a running one that has its blocks up to token ``stop``, if it can be."""
+        shared = sum(self.kv.pool.holders(block) > 0 for block in found.blocks)
         if self.admission and self.running and not self.admission.fits(request, shared, self.kv.pool.held, self._step):
             return False
-        if not self.kv.begin(request, found, min(request.total, computed + tokens)):
+        if not self.kv.begin(request, found, stop):
             return False
+        self.kv.prompts.start(request)
         self.recomputed_tokens += max(0, request.lost - computed)
         self._progress(request, computed)
         request.status = Status.RUNNING
@@ -262,6 +294,7 @@ class Scheduler:
 
     def _stop_running(self, request: Request) -> None:
         self.running.remove(request)
+        self.kv.prompts.stop(request)
         self._prompting.discard(request)
         if self.admission:
             self.admission.stop(request)
@@ -277,6 +310,7 @@ class Scheduler:
             request.output.pop()
         request.status = Status.FINISHED
         self.kv.release(request)
+        self.kv.prompts.finish(request)
         self.pacing.finish(request)
         self._order.forget(request)
         if request.finish_reason != "abort":

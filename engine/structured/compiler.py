@@ -63,15 +63,14 @@ class GrammarCompiler:
                 if one is not None:
                     self._begin(one)
 
-    def ready(self, wanted: StructuredOutputsParams) -> bool:
-        """Whether ``compile`` would not have to wait; begins to compile where it would."""
-        return self._tokenizer is None or self._begin(wanted).done()
-
-    def compile(self, wanted: StructuredOutputsParams, end_ids: Collection[int]) -> Grammar:
+    def compile(self, wanted: StructuredOutputsParams, end_ids: Collection[int]) -> Future[Grammar]:
         """The grammar, which may have been compiled before, for an output that ``end_ids`` can end.
 
+        The future's error is an ``InputError`` where it cannot be compiled or nothing fits it; the message names what
+        is at fault.
+
         Raises:
-            InputError: it cannot be compiled or nothing fits it; the message names what is at fault.
+            InputError: nothing can be compiled for this model, or nothing can end the output.
         """
         if self._tokenizer is None:
             raise InputError("structured_outputs needs a tokenizer, but skip_tokenizer_init is set")
@@ -79,7 +78,7 @@ class GrammarCompiler:
             raise InputError(
                 "structured_outputs needs a token that ends the output: this model has none, so give stop_token_ids"
             )
-        return self._begin(wanted).result()
+        return self._begin(wanted)
 
     def _begin(self, wanted: StructuredOutputsParams) -> Future[Grammar]:
         key = _key(wanted)

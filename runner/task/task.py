@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from engine.message import ChatMessage
 from engine.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput, TokenLogprobs
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
+from engine.seeds import derive_seed
 from runner.config.dataset import OpenAiBatchDataset
 from runner.config.identity import kept_columns
 from runner.config.schema import Config
-from runner.config.sections import ChatTask, EmbedTask
+from runner.config.sections import ChatTask, EmbedTask, NativeEngine
 from runner.dataset.openai_batch import PARAMETERS
 from runner.task.prompts import PromptMaker, TextPrompts, TokenPrompts, chat_prompts, require_column
 from runner.task.template import RowError
@@ -32,6 +34,8 @@ class Task:
         keep_columns: columns that go into the record.
         keep_prompt: whether the record shows the prompt.
         keep_token_ids: whether the record shows the output's token ids.
+        seed: of the run; with a row's number it makes the seed of a row that names none. ``None`` leaves that to the
+            engine.
     """
 
     prompts: PromptMaker
@@ -40,6 +44,12 @@ class Task:
     keep_columns: tuple[str, ...]
     keep_prompt: bool
     keep_token_ids: bool
+    seed: int | None = None
+
+    @property
+    def varies(self) -> bool:
+        """Whether a row's parameters may be its own."""
+        return bool(self.sampling_columns) or (self.seed is not None and _lacks_seed(self.params))
 
     def check(self, columns: Mapping[str, Any]) -> None:
         """Refuse a first row that lacks a column which the configuration names.
@@ -52,17 +62,23 @@ class Task:
             for name in names:
                 require_column(key, name, columns)
 
-    def row_params(self, columns: Mapping[str, Any]) -> Params:
-        """The row's own parameters.
+    def row_params(self, columns: Mapping[str, Any], number: int) -> Params:
+        """The parameters of row ``number``.
+
+        The engine would draw a seed by its own count of prompts, but a run that is resumed asks it for fewer of them.
 
         Raises:
             RowError: a column's value is not allowed for the parameter.
         """
         values = {name: columns[name] for name in self.sampling_columns if columns.get(name) is not None}
         try:
-            return replace(self.params, **values) if values else self.params
+            params = replace(self.params, **values) if values else self.params
         except (ParameterError, TypeError) as error:
             raise RowError(str(error)) from None
+        if self.seed is not None and _lacks_seed(params):
+            params = copy(params)
+            params.seed = derive_seed(self.seed, number)
+        return params
 
     def kept(self, columns: Mapping[str, Any], prompt: Prompt | None) -> dict[str, Any]:
         """What of the row goes into its record; a column that this row lacks is null."""
@@ -117,6 +133,10 @@ def _logprobs(step: TokenLogprobs | None) -> list[dict[str, Any]] | None:
     ]
 
 
+def _lacks_seed(params: Params) -> TypeGuard[SamplingParams]:
+    return isinstance(params, SamplingParams) and params.seed is None and not params.greedy
+
+
 def open_task(config: Config) -> Task:
     """The task that the configuration declares.
 
@@ -141,4 +161,5 @@ def open_task(config: Config) -> Task:
         prompts = TextPrompts(prompt.template or "", prompt.few_shot)
     own = PARAMETERS if isinstance(config.dataset, OpenAiBatchDataset) else ()  # a request's own parameters win
     columns = tuple(dict.fromkeys([*task.sampling_columns, *own]))
-    return Task(prompts, config.sampling, columns, keep_columns, task.keep_prompt, task.keep_token_ids)
+    seed = config.engine.seed if isinstance(config.engine, NativeEngine) else None
+    return Task(prompts, config.sampling, columns, keep_columns, task.keep_prompt, task.keep_token_ids, seed)

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.manifest import dataset_name, git_state
 from runner.run_info import RunInfo
-from runner.sink.first import first_rows
+from runner.run_outcome import first_records
 from runner.tracking.flatten import flatten
 from runner.tracking.record import ERROR_TAG, RECORD, MlflowRunRecord
 from runner.tracking.store import Store, mlflow_command, open_store
@@ -219,10 +219,9 @@ class MlflowTracker:
 
     def _write_sample(self) -> None:
         """The first rows, to look at in MLflow; all of them stay in the run folder."""
-        rows = first_rows(self._run.run_dir, SAMPLE_ROWS)
-        if rows:
-            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-            self._store.client.log_text(self._id, text, "sample.jsonl")
+        records = first_records(self._run.run_dir, SAMPLE_ROWS)
+        if records:
+            self._store.client.log_text(self._id, "".join(f"{record}\n" for record in records), "sample.jsonl")
 
     def describe(self) -> str:
         """URI, experiment, run and the command that opens the UI."""

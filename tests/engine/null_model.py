@@ -142,6 +142,13 @@ def core_of(llm: LLM | AsyncLLM) -> GenerationCore:
     return core
 
 
+def delay_grammars(core: GenerationCore, gate: threading.Event) -> None:
+    """Compile nothing before the gate opens."""
+    compiler = core._intake._grammars
+    compiling = compiler._compile
+    compiler._compile = lambda one: (gate.wait(60), compiling(one))[1]  # type: ignore[method-assign]
+
+
 def run(work: Coroutine[Any, Any, T], seconds: float = 120) -> T:
     """Run a coroutine, which fails rather than hangs."""
 
@@ -159,7 +166,7 @@ async def assert_empty(llm: AsyncLLM) -> None:
         return core.scheduler.unfinished, core.scheduler.kv.pool.held
 
     assert await asyncio.wrap_future(llm._thread.call(check)) == (0, 0)
-    assert not llm._asks
+    assert not llm._streams
     assert not llm._thread._asks
 
 

@@ -73,7 +73,7 @@ def test_1000_streams_with_random_cancellation(ahead: bool) -> None:
     async def work() -> None:
         async with serve(null_llm(NullRunner(ahead, seconds=0.001), max_seqs=200, blocks=400)) as llm:
             fates, results = await live_and_let_die(llm)
-            await until(lambda: not llm._asks)
+            await until(lambda: not llm._streams)
             await assert_empty(llm)
             stats = await llm.stats()
             assert (stats.waiting, stats.running) == (0, 0)
@@ -123,7 +123,7 @@ def test_a_stream_that_is_left_in_any_way_frees_its_blocks() -> None:
                 await task
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(drain(llm.generate("some words", LONG, "late")), 0.05)
-            await until(lambda: not llm._thread._asks and not llm._asks)
+            await until(lambda: not llm._thread._asks and not llm._streams)
             await assert_empty(llm)
             assert await drain(llm.generate("some words", SHORT, "break")), "the id is free again"
 
@@ -139,7 +139,7 @@ def test_abort_in_every_phase() -> None:
             await until(lambda: "queued" in llm._thread._asks)
             llm._reader._read = lambda asks: (gate.wait(60), read(asks))[1]  # type: ignore[method-assign]
             coming = asyncio.create_task(drain(llm.generate("being read", LONG, "coming")))
-            await until(lambda: "coming" in llm._asks)
+            await until(lambda: "coming" in llm._streams)
 
             await llm.abort(["queued", "coming", "unknown"])
             gate.set()

@@ -14,9 +14,11 @@ from engine.sleep import AsleepError
 from tests.engine.ask import SMOLLM, outputs
 from tests.engine.null_model import (
     LONG,
+    SHORT,
     NullRunner,
     assert_empty,
     core_of,
+    delay_grammars,
     drain,
     null_llm,
     run,
@@ -85,13 +87,11 @@ def test_a_grammar_that_is_compiled_holds_nobody_up() -> None:
 
     async def work() -> None:
         async with serve(null_llm(NullRunner(seconds=0.001))) as llm:
-            compiler = core_of(llm)._intake._grammars
-            compiling = compiler._compile
-            compiler._compile = lambda one: (gate.wait(60), compiling(one))[1]  # type: ignore[method-assign]
+            delay_grammars(core_of(llm), gate)
             running = await started(llm, "running")
             waiting = asyncio.create_task(drain(llm.generate("some words", form, "waiting")))
             given_up = asyncio.create_task(drain(llm.generate("some words", form, "given up")))
-            await until(lambda: len(llm._thread._todo) == 2)
+            await until(lambda: len(core_of(llm)._held._held) == 2)
             for _ in range(30):
                 await anext(running)
             await llm.abort("given up")
@@ -104,6 +104,30 @@ def test_a_grammar_that_is_compiled_holds_nobody_up() -> None:
             assert last.error is not None, "the runner's tokens fit no grammar"
             await running.aclose()
             await until(lambda: not llm._thread._asks)
+            await assert_empty(llm)
+
+    run(work())
+
+
+def test_others_come_and_go_while_all_that_is_there_waits_for_a_grammar() -> None:
+    """And a form that turns out to be none is refused as one that is known to be none."""
+    bad = SamplingParams(max_tokens=8, structured_outputs=StructuredOutputsParams(regex="a{3"))
+    gate = threading.Event()
+
+    async def work() -> None:
+        async with serve(null_llm()) as llm:
+            delay_grammars(core_of(llm), gate)
+            waiting = asyncio.create_task(drain(llm.generate("some words", bad, "waiting")))
+            await until(lambda: core_of(llm)._held._held)
+            (*_, last) = await drain(llm.generate("other words", SHORT, "other"))
+            assert len(last.outputs[0].token_ids) == 4
+            assert not waiting.done()
+            gate.set()
+            (refused,) = await waiting
+            (known,) = await drain(llm.generate("some words", bad, "again"))
+            assert refused.error == known.error
+            assert "structured_outputs.regex" in str(refused.error)
+            assert (refused.outputs, refused.prompt) == (known.outputs, known.prompt) == ((), "some words")
             await assert_empty(llm)
 
     run(work())

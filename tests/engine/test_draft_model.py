@@ -74,7 +74,9 @@ def test_a_model_that_drafts_for_itself_is_always_right(
     assert stats.accepted_tokens == stats.drafted_tokens > 60
     assert (stats.preemptions > 0) == ("blocks" in limits)
     assert (stats.swapped_in > 0) == ("swap_slots" in limits)
-    assert (stats.cached_tokens > 0) == limits.get("prefix_caching", True)
+    shared = sum(len(prompt) for prompt, each in zip(prompts, params, strict=True) if each.n > 1)
+    assert stats.cached_tokens > 0
+    assert limits.get("prefix_caching", True) or stats.cached_tokens <= shared
 
 
 def test_a_model_that_knows_nothing_changes_nothing(smol: LLM, limited: Limited, articles: list[str]) -> None:

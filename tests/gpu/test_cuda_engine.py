@@ -15,7 +15,7 @@ from benchmarks.correctness import distances, engine_scores, random_prompts
 from benchmarks.gpu_workloads import SHAPES, write_model
 from benchmarks.invariance import Case, Outcome, SharedWeights, Work, cases, differences, requests, unmet
 from benchmarks.reference import random_tensors
-from engine import LLM
+from engine import LLM, SamplingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -62,3 +62,27 @@ def test_logits_against_float32(model: Path) -> None:
     device = torch.device("cuda")
     for part, values in distances(config, random_tensors(device), scored, device).items():
         assert values["engine_mean"] < 1.5 * values["transformers_bf16_mean"], (part, values)
+
+
+@pytest.mark.parametrize("seats", [256, 6])
+def test_completions_are_those_of_their_seeds(model: Path, seats: int) -> None:
+    """Forked beside a captured step or started late, behind copied blocks: each as a request of its own."""
+    prompts = [{"prompt_token_ids": ids} for ids in random_prompts(12, 130)]
+    args = {"skip_tokenizer_init": True, "dtype": "bfloat16", "max_model_len": 512, "enable_prefix_caching": False}
+    with LLM(str(model), load_format="dummy", max_num_seqs=seats, **args) as llm:  # type: ignore[arg-type]
+        params = [SamplingParams(n=4, seed=100 * i, max_tokens=24, logprobs=0, ignore_eos=True) for i in range(12)]
+        together = llm.generate(prompts, params, use_tqdm=False)
+        computed = llm.stats().computed_tokens
+        apart = llm.generate(
+            [prompt for prompt in prompts for _ in range(4)],
+            [
+                SamplingParams(seed=100 * i + child, max_tokens=24, logprobs=0, ignore_eos=True)
+                for i in range(12)
+                for child in range(4)
+            ],
+            use_tqdm=False,
+        )
+    found = [(one.token_ids, one.cumulative_logprob) for output in together for one in output.outputs]
+    assert found == [(output.outputs[0].token_ids, output.outputs[0].cumulative_logprob) for output in apart]
+    assert len({tokens for tokens, _ in found}) == 48
+    assert computed <= sum(len(prompt["prompt_token_ids"]) for prompt in prompts) + 48 * 24

@@ -86,7 +86,7 @@ def test_artifacts_lie_under_the_output_root(root: Path, finished: tuple[RunInfo
     run = find(root, finished[0])
     assert run.info.artifact_uri.startswith((root / "mlflow-artifacts").as_uri())
     names = {item.path for item in client(root).list_artifacts(run.info.run_id)}
-    assert names == {"config.yaml", "manifest.json", "metrics.json", "sample.jsonl"}
+    assert names == {"config.yaml", "manifest.json", "metrics.json"}
 
 
 def test_description_has_the_ui_command(root: Path, finished: tuple[RunInfo, MlflowTracker]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from engine.params import SamplingParams
 from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
 from tests.engine.schedule.steps import STOP, limits, request, run
@@ -24,17 +25,18 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def requests(seed: int, count: int) -> list[Request]:
+    """``count`` prompts; of some, several completions are made."""
     draw = random.Random(seed)
     beginnings = [[draw.randrange(3) for _ in range(8)] for _ in range(2)]
-    return [
-        request(
-            index,
-            draw.choice(beginnings)[: draw.randint(1, 8)] + [draw.randrange(3) for _ in range(draw.randint(0, 8))],
-            draw.randint(1, 10),
-            stop_ids=frozenset({STOP} if draw.random() < 0.5 else ()),
-        )
-        for index in range(count)
-    ]
+    made = []
+    for index in range(count):
+        beginning = draw.choice(beginnings)[: draw.randint(1, 8)]
+        prompt = beginning + [draw.randrange(3) for _ in range(draw.randint(0, 8))]
+        stop_ids = frozenset({STOP} if draw.random() < 0.5 else ())
+        most, n = draw.randint(1, 10), draw.choice((1, 1, 2, 5))
+        params = SamplingParams(n=n)
+        made += [request(index, prompt, most, child=i, params=params, stop_ids=stop_ids) for i in range(n)]
+    return made
 
 
 def run_alone(work: list[Request]) -> list[Request]:

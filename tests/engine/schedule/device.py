@@ -11,7 +11,7 @@ Cell = tuple[bytes, tuple[int, ...]]
 
 
 class Device:
-    """Runs plans in the order of their launches: copies out, copies in, all writes, then all reads."""
+    """Runs plans in the order of their launches: copies out, in and within, all writes, then all reads."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -30,14 +30,21 @@ class Device:
         for block, slot in plan.swap_in:
             self.blocks[block] = dict(self.slots[slot])
         self.copied += len(plan.swap_out) + len(plan.swap_in)
-        for part in plan.slices:
+        read = [dict(self.blocks[source]) for source, _ in plan.copies]
+        for (_, target), cells in zip(plan.copies, read, strict=True):
+            self.blocks[target] = cells
+        for part in plan.computing:
             for at, cell in enumerate(_cells(plan, part)[part.start :], start=part.start):
                 block = self.blocks.setdefault(part.request.blocks[at // self.block_size], {})
                 block[at % self.block_size] = cell
-        for part in plan.slices:
+        for part in plan.computing:
             for at, expected in enumerate(_cells(plan, part)):
                 cell = self.blocks[part.request.blocks[at // self.block_size]].get(at % self.block_size)
                 assert cell == expected, f"position {at} is read as {cell}"
+        for part in plan.forked:  # logits are those of the leader's last token
+            (leader,) = (other for other in plan.computing if other.request is plan.forks[part.request])
+            assert part.start == part.stop == leader.request.total
+            assert _cells(plan, part) == _cells(plan, leader)[: part.stop]
 
 
 def _cells(plan: StepPlan, part: Slice) -> list[Cell]:

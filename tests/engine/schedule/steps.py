@@ -27,7 +27,7 @@ def request(index: int, prompt: list[int], max_output: int = 4, **fields: Any) -
 
 
 def next_token(request: Request) -> int:
-    """Stands in for the model: a function of the tokens before, which sometimes is the stop token."""
+    """Stands in for the model: a function of the tokens before and of the child, sometimes the stop token."""
     return next_tokens(request, 1)[0]
 
 
@@ -35,7 +35,7 @@ def next_tokens(request: Request, count: int) -> list[int]:
     """What it would draw one after the other."""
     total, size, drawn = sum(request.tokens(0, request.total)), request.total, []
     for _ in range(count):
-        drawn.append((total * 7 + size) % 11)
+        drawn.append((total * 7 + size + request.child) % 11)
         total, size = total + drawn[-1], size + 1
     return drawn
 

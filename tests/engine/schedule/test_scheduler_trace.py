@@ -23,7 +23,8 @@ class SchedulerTrace(RuleBasedStateMachine):
     """Adds, steps and aborts in any order.
 
     ``content`` is the naive cache: which prefix of tokens (with its salt) each block holds, as the steps wrote it. From
-    it follows what a prefix match may return, without a hash.
+    it follows what a prefix match may return, without a hash. ``computed`` names the prompts that
+    some step has computed to their end, so that further completions may begin there.
     """
 
     @initialize(
@@ -56,12 +57,13 @@ class SchedulerTrace(RuleBasedStateMachine):
         self.scheduler.pacing.multiple = 4
         self.requests: list[Request] = []
         self.content: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self.computed: set[int] = set()
         self.index = 0
 
     @rule(
         prompt=st.lists(st.integers(0, 1), min_size=1, max_size=18),
         outputs=st.integers(1, 6),
-        children=st.integers(1, 3),
+        children=st.sampled_from([1, 1, 2, 3, 7]),
         priority=st.integers(0, 2),
         salt=st.sampled_from([b"", b"", b"s"]),
         scored=st.sampled_from([None, None, None, 1]),
@@ -78,7 +80,7 @@ class SchedulerTrace(RuleBasedStateMachine):
                 priority=priority,
                 salt=salt,
                 stop_ids=frozenset({STOP}),
-                params=SamplingParams(prompt_logprobs=scored),
+                params=SamplingParams(n=children, prompt_logprobs=scored if child == 0 else None),
             )
             self.requests.append(new)
             self.scheduler.add(new)
@@ -92,35 +94,39 @@ class SchedulerTrace(RuleBasedStateMachine):
         assert victim.status is Status.FINISHED
         assert victim.finish_reason == "abort"
         assert not victim.blocks
+        assert victim.tail is None
 
     @rule(guesses=st.lists(st.integers(0, 6), min_size=2, max_size=4))
     def step(self, guesses: Sequence[int] = (3, 1, 6, 6)) -> None:
         running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
         held = {request: request.computed for request in waiting}  # in host memory
-        before, lacks_room = self.scheduler.preemptions, self.lacks_room()
+        before, lacks_room = self.scheduler.preemptions, [self.lacks_room(spared) for spared in (True, False)]
+        behind, decoding = self.behind_others(), self.decode_in_place()
         offered = self.offer(guesses)
         plan = self.scheduler.schedule(offered)
         self.check_drafts(plan, offered)
         self.back = [block for block, _ in plan.swap_in]
         self.check_budget(plan)
-        self.drop_reused()
-        self.check_order(plan, waiting)
+        self.check_order(plan, waiting, behind)
         starting = [part.request for part in plan.slices if part.request in waiting]
         if not self.limits.balance:
-            assert (self.scheduler.preemptions > before) == lacks_room, "preemption exactly when blocks run out"
+            assert (self.scheduler.preemptions > before) in lacks_room, "preemption exactly when blocks run out"
         self.check_preemption(running, self.scheduler.preemptions - before, plan)
         self.device.execute(plan)
-        for part in plan.slices:
+        for part in sorted(plan.slices, key=lambda part: part.request in decoding):
             if part.request in waiting:
                 self.check_start(part, known, held[part.request])
-            known |= self.write(part, starting)
+            if part.request not in plan.forks:
+                known |= self.write(part, starting)
+        self.computed |= {part.request.index for part in plan.slices if part.stop >= len(part.request.prompt)}
         ends = {part.request: len(part.request.output) for part in plan.slices if part.samples}
         tokens, accepted = verify(plan)
         drawn = {request: [*accepted.get(request, ()), token] for request, token in tokens.items()}
-        blocks = {request: request.blocks for request in plan.drafts}
+        self.drop_drafts(plan)
+        drafted = {part: part.request.blocks for part in plan.slices if part.request in plan.drafts}
         finished = self.scheduler.update(plan, tokens, accepted)
         self.check_end(ends, drawn, finished)
-        self.keep_accepted(blocks)
+        self.keep_accepted(drafted)
 
     def alive(self) -> list[Request]:
         return [request for request in self.requests if request.status is not Status.FINISHED]
@@ -139,9 +145,12 @@ class SchedulerTrace(RuleBasedStateMachine):
         assert len(self.scheduler.running) <= self.limits.max_seqs
         assert bool(plan.slices) == bool(self.alive()), "a step with work to do computes something"
         for part in plan.slices:
-            drafts = len(plan.drafts.get(part.request, ()))
-            assert part.request.computed == part.start < part.stop - drafts <= part.request.total
-            assert len(part.request.blocks) * self.limits.block_size >= part.stop
+            one, drafts = part.request, len(plan.drafts.get(part.request, ()))
+            assert one.computed == part.start <= part.stop - drafts <= one.total
+            assert (part.start == part.stop) == (one in plan.forks)
+            blocks = len(one.blocks) + (one in plan.forks and one.tail is not None)
+            assert blocks * self.limits.block_size >= part.stop
+            assert one in plan.forks or one.tail is None, "who writes has blocks of its own"
 
     def offer(self, guesses: Sequence[int]) -> dict[Request, list[int]]:
         """Drafts for those that decode: some right, some wrong, some more than may be taken."""
@@ -157,19 +166,35 @@ class SchedulerTrace(RuleBasedStateMachine):
         if plan.drafts:
             assert plan.tokens <= self.limits.draft_room
 
-    def keep_accepted(self, blocks: dict[Request, list[int]]) -> None:
+    def keep_accepted(self, drafted: dict[Slice, list[int]]) -> None:
         """Blocks that accepted drafts have filled hold known tokens from now on."""
         size = self.limits.block_size
-        for one, held in blocks.items():
-            for number in range((one.total - 1) // size):
+        for part, held in drafted.items():
+            one = part.request
+            for number in range(part.start // size, (one.total - 1) // size):
                 prefix = (one.salt, tuple(one.tokens(0, (number + 1) * size)))
                 if prefix not in self.content.values():
                     self.content[held[number]] = prefix
 
-    def check_order(self, plan: StepPlan, waiting: list[Request]) -> None:
-        """Waiting requests start in the order of the policy, and none is passed over."""
+    def decode_in_place(self) -> set[Request]:
+        """Those whose next token fits into their last block: what it fills is published when the step is booked."""
+        return {
+            one
+            for one in self.scheduler.running
+            if one.output and one.total - one.computed == 1 and one.total <= len(one.blocks) * self.limits.block_size
+        }
+
+    def behind_others(self) -> set[int]:
+        """Prompts that a running request has not computed to their end yet."""
+        return {one.index for one in self.scheduler.running if one.computed < len(one.prompt)}
+
+    def check_order(self, plan: StepPlan, waiting: list[Request], behind: set[int]) -> None:
+        """Waiting requests start in the order of the policy, and none is passed over but those whose prompt another one
+        computes."""
         started = [part.request for part in plan.slices if part.request in waiting]
-        assert started == waiting[: len(started)]
+        behind = behind | {one.index for one in started}
+        passed = [r for r in waiting if r not in started and r.params.n > 1 and not r.output and r.index in behind]
+        assert started == [request for request in waiting if request not in passed][: len(started)]
 
     def check_start(self, part: Slice, known: set[tuple[bytes, tuple[int, ...]]], held: int) -> None:
         """A request that starts takes what blocks hold now, or will when the slices before its own are computed.
@@ -178,8 +203,13 @@ class SchedulerTrace(RuleBasedStateMachine):
         between may have taken blocks of them, so it found at least what is still there. ``held`` tokens were in host
         memory.
         """
-        least = max(held, self.matched(part.request, set(self.content.values())))
-        assert least <= part.start <= max(held, self.matched(part.request, known))
+        one = part.request
+        least = max(held, self.matched(one, set(self.content.values())))
+        most = max(held, self.matched(one, known))
+        if one.params.n > 1 and one.reads_prefix_cache and one.index in self.computed:
+            most = max(most, min(len(one.prompt), one.total - 1))
+        assert least <= part.start
+        assert part.start <= most or part.start == part.stop == len(one.prompt)
         if not self.limits.chunked_prefill:
             assert part.stop == part.request.total
 
@@ -202,20 +232,27 @@ class SchedulerTrace(RuleBasedStateMachine):
         kept = [request for request in running if request.status is Status.RUNNING]
         assert all(self.order(k) < self.order(g) for k in kept for g in gone), "the last in order go first"
         assert all(part.request in kept for part in plan.slices), "nobody starts in a step that preempts"
-        assert all(not request.blocks for request in gone)
+        assert all(not request.blocks and request.tail is None for request in gone)
         for one in gone:
             kept = len(one.slots) * self.limits.block_size
             assert kept >= one.computed > kept - self.limits.block_size or one.computed == kept == 0
         assert self.limits.swap_slots or not any(request.slots for request in gone)
 
-    def lacks_room(self) -> bool:
-        """Whether the running requests' next slices need more blocks than are free."""
-        budget, missing = self.limits.max_tokens, 0
+    def lacks_room(self, spared: bool) -> bool:
+        """Whether the running requests' next slices need more blocks than others do not use.
+
+        ``spared``: a tail that nobody writes into need not be copied for the last one that has it.
+        """
+        budget, missing, copied = self.limits.max_tokens, 0, set()
         for one in sorted(self.scheduler.running, key=self.order):
             stop = min(one.total, one.computed + budget)
             budget -= stop - one.computed
-            missing += max(0, -(-stop // self.limits.block_size) - len(one.blocks))
-        return missing > self.scheduler.kv.pool.free
+            if stop > one.computed:
+                missing += max(0, -(-stop // self.limits.block_size) - len(one.blocks))
+                copied |= {one.tail} - {None}
+        written = {block for one in self.scheduler.running for block in one.blocks}
+        tails = {one.tail for one in self.scheduler.running} - {None}
+        return missing - spared * len(copied - written) > self.limits.blocks - len(written | tails)
 
     def write(self, part: Slice, starting: list[Request]) -> set[tuple[bytes, tuple[int, ...]]]:
         """The step computes the slice: its full blocks now hold those tokens, others nothing that is known.
@@ -227,7 +264,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         back = [block for block in self.back if block in request.blocks]  # came back from the host; others may share
         self.back = [block for block in self.back if block not in back]
         first = request.blocks.index(back[0]) if back else part.start // size
-        for block in request.blocks[first : -(-stop // size)]:
+        for block in request.blocks[first : -(-min(stop, request.total) // size)]:
             self.content.pop(block, None)
         for number in range(first, -(-stop // size)):
             block = request.blocks[number]
@@ -271,6 +308,12 @@ class SchedulerTrace(RuleBasedStateMachine):
         """A block handed out anew for a partial slice holds nothing that may be found."""
         for one in self.scheduler.running:
             for block in one.blocks[one.computed // self.limits.block_size :]:
+                self.content.pop(block, None)
+
+    def drop_drafts(self, plan: StepPlan) -> None:
+        """Nor do those that a plan's drafts got after everything else was planned."""
+        for one in plan.drafts:
+            for block in one.blocks[-(-one.total // self.limits.block_size) :]:
                 self.content.pop(block, None)
 
     def teardown(self) -> None:

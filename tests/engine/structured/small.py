@@ -40,7 +40,7 @@ def compiler(vocab_size: int | None = None, **fields: Any) -> GrammarCompiler:
 
 def start(grammars: GrammarCompiler, ends: frozenset[int] = frozenset({EOS}), **fields: Any) -> Matcher:
     """A matcher at the beginning of what ``fields`` of ``StructuredOutputsParams`` ask for."""
-    return grammars.compile(StructuredOutputsParams(**fields), ends).start(ends)
+    return grammars.compile(StructuredOutputsParams(**fields), ends).result().start(ends)
 
 
 def allowed(matcher: Matcher) -> list[int]:

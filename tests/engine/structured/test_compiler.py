@@ -123,7 +123,7 @@ def test_the_same_grammar_is_compiled_once_and_the_oldest_is_forgotten() -> None
     grammars = compiler(kept=2)
 
     def compiled(word: str, **options: Any) -> object:
-        return grammars.compile(StructuredOutputsParams(json={"const": word}, **options), {EOS})
+        return grammars.compile(StructuredOutputsParams(json={"const": word}, **options), {EOS}).result()
 
     first = compiled("a")
     assert compiled("a") is first
@@ -171,7 +171,7 @@ def test_a_sentencepiece_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words = ["fox the", "日本!"]
     prompt = spaced.encode("the")
     for word in words:
-        matcher = grammars.compile(StructuredOutputsParams(choice=[word]), {2}).start({2})
+        matcher = grammars.compile(StructuredOutputsParams(choice=[word]), {2}).result().start({2})
         taken: list[int] = []
         while not matcher.complete:
             taken.append(allowed(matcher)[-1])

@@ -110,7 +110,7 @@ def test_a_token_that_does_not_fit_is_an_error() -> None:
 
 
 def test_children_do_not_disturb_each_other() -> None:
-    grammar = GRAMMARS.compile(StructuredOutputsParams(choice=["ab1", "tree"]), {EOS})
+    grammar = GRAMMARS.compile(StructuredOutputsParams(choice=["ab1", "tree"]), {EOS}).result()
     first, second = grammar.start({EOS}), grammar.start({EOS})
     before = allowed(second)
     first.follow(TOKENIZER.encode("ab1", False))
