@@ -13,6 +13,7 @@ from typing import Any
 from engine.params import ParameterError
 from runner.config import Config, engine_args
 from runner.config.load import OnlineLoad
+from runner.config.peers import TransformersEngine, VllmEngine
 from runner.config.sections import NullEngine
 from runner.drive import Engine
 from runner.errors import ConfigError, RunFailedError, RunnerError
@@ -40,12 +41,20 @@ def open_engine(config: Config, run_dir: Path) -> Iterator[Engine | LoadEngine]:
 
 
 def _engine(config: Config, run_dir: Path, *, online: bool) -> Any:
-    """The null engine or ours; ``online``: for event loops."""
+    """The null engine, a peer or ours; ``online``: for event loops."""
     if isinstance(config.engine, NullEngine):
         from runner.null_async import NullAsyncLLM
         from runner.null_engine import NullLLM
 
         return (NullAsyncLLM if online else NullLLM)(**config.engine.model_dump(exclude={"kind"}))
+    if isinstance(config.engine, TransformersEngine):
+        from runner.peers.transformers_llm import TransformersLLM
+
+        return TransformersLLM(config, config.engine, run_dir)
+    if isinstance(config.engine, VllmEngine):
+        from runner.peers.vllm_llm import VllmLLM
+
+        return VllmLLM(config, config.engine, run_dir)
     from engine import LLM, AsyncLLM
 
     arguments = engine_args(config)

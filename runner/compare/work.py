@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from runner.report.format import shortened
 
 WORK = ("model", "prompt", "sampling", "task", "dataset", "load")
 """Sections that say what is computed; the others (``engine``) say how."""
+
+FILES = ("files", "weights", "tokenizer", "chat_template")
+"""What the manifest's ``model`` says of its files; the rest says how it was computed."""
 
 MOST_VALUE = 70
 _PATHS = ("dataset.path",)  # counts by content, through the digest
@@ -45,17 +48,17 @@ class WorkDifferences:
 
 def work_differences(a: RunSet, b: RunSet) -> WorkDifferences:
     """Compare configurations, digests and environments of the sets' first runs, and the order of all runs."""
-    keys = list(contrasts(_settings(a), _settings(b)))
+    keys = list(contrasts(*_common(_settings(a), _settings(b))))
     work = [one for one in keys if one.name.split(".")[0] in WORK]
     settings = [one for one in keys if one not in work]
     first, second = a.runs[0].manifest, b.runs[0].manifest
     for name in ("recipe",):
         work += contrasts({name: first.get(name)}, {name: second.get(name)})
-    for part, names in (("dataset", ("digest", "rows")), ("model", _digests(first, second))):
-        sides = [{f"{part} {name}": (side.get(part) or {}).get(name) for name in names} for side in (first, second)]
-        work += contrasts(*sides)
-    environment = contrasts(_environment(a), _environment(b))
-    return WorkDifferences(tuple(work), tuple(settings), tuple(environment), tuple(_notes(a, b)))
+    for part, names in (("dataset", ("digest", "rows")), ("model", FILES)):
+        work += contrasts(*_named(part, names, first, second))
+    numerics = contrasts(*_named("model", _numerics(first, second), first, second))
+    environment = (*numerics, *contrasts(_environment(a), _environment(b)))
+    return WorkDifferences(tuple(work), tuple(settings), environment, tuple(_notes(a, b)))
 
 
 def interleaved(a: RunSet, b: RunSet) -> bool:
@@ -72,10 +75,24 @@ def _settings(runs: RunSet) -> dict[str, Any]:
     return {key: value for key, value in flat_keys(runs.config).items() if key not in _PATHS}
 
 
-def _digests(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """What both manifests say about the model's files; its name is in the configuration."""
+def _common(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two kinds of engines only the arguments that both have."""
+    if a.get("engine.kind") == b.get("engine.kind"):
+        return a, b
+    own = {key for key in a.keys() ^ b.keys() if key.startswith("engine.")}
+    first, second = ({key: value for key, value in side.items() if key not in own} for side in (a, b))
+    return first, second
+
+
+def _numerics(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What both manifests say of how the model was computed; its name is in the configuration."""
     names = {**(first.get("model") or {}), **(second.get("model") or {})}
-    return [name for name in names if name not in ("name", "revision")]
+    return [name for name in names if name not in ("name", "revision", *FILES)]
+
+
+def _named(part: str, names: Iterable[str], *manifests: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a part of each manifest, named for people."""
+    return [{f"{part} {name}": (one.get(part) or {}).get(name) for name in names} for one in manifests]
 
 
 def _environment(runs: RunSet) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from engine.params import ParameterError, SamplingParams
 from engine.text.template import ChatTemplateError, read_template, template_traits
 from runner.config.load_checks import check_load
 from runner.config.metrics import JsonValid, reference_of
+from runner.config.peers import check_peer
 from runner.config.schema import Config
 from runner.config.sections import ChatTask, EmbedTask, GenerateTask, NativeEngine
 from runner.errors import ConfigError, listing, nearest
@@ -36,6 +37,7 @@ def check(config: Config) -> None:
     _check_template(config)
     _check_prompt(config)
     _check_sampling(config)
+    check_peer(config)
     _check_columns(config)
     _check_sinks(config)
     check_load(config)

@@ -10,6 +10,7 @@ from engine.params import SamplingParams
 from runner.config.dataset import DatasetSection
 from runner.config.load import LoadSection, OfflineLoad
 from runner.config.metrics import MetricSection
+from runner.config.peers import PeerEngine
 from runner.config.sections import (
     ChatTask,
     EmbedTask,
@@ -27,7 +28,7 @@ from runner.config.sections import (
 from runner.config.sweep import SweepSection
 
 TaskSection = GenerateTask | ChatTask | EmbedTask
-EngineSection = NativeEngine | NullEngine
+EngineSection = NativeEngine | NullEngine | PeerEngine
 
 
 class Config(Section):

@@ -23,7 +23,7 @@ def named(text: str) -> set[str]:
 
 
 NAMED = named(RECIPES).union(
-    *(named((ROOT / "docs" / page).read_text(encoding="utf-8")) for page in ("load.md", "datasets.md"))
+    *(named((ROOT / "docs" / page).read_text(encoding="utf-8")) for page in ("load.md", "datasets.md", "peers.md"))
 )
 SWEEPS = named((ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8"))
 

@@ -22,6 +22,7 @@ from runner.composition import plain_data
 from runner.config import Config, engine_args, parse
 from runner.config.dataset import SyntheticDataset
 from runner.config.keys import known_keys
+from runner.config.peers import TransformersEngine, VllmEngine
 from runner.config.sections import ModelSection, NativeEngine, NullEngine
 from runner.recipes import BUILT_IN, find_recipes
 from tests.runner.launch import NULL, ROOT, articles, environment, only_run, records, refused, run, run_dirs, succeed
@@ -67,7 +68,13 @@ def test_the_groups_list_every_key_with_its_default() -> None:
     sampling = yaml.safe_load((BUILT_IN / "sampling" / "default.yaml").read_text())
     assert SamplingParams(**sampling) == SamplingParams()
     assert sampling.keys() == {field.name for field in dataclasses.fields(SamplingParams) if field.init}
-    for name, section in (("native", NativeEngine), ("null_engine", NullEngine)):
+    sections = {
+        "native": NativeEngine,
+        "null_engine": NullEngine,
+        "transformers": TransformersEngine,
+        "vllm": VllmEngine,
+    }
+    for name, section in sections.items():
         listed = yaml.safe_load((BUILT_IN / "engine" / f"{name}.yaml").read_text())
         assert listed == section().model_dump()
     model = yaml.safe_load((BUILT_IN / "model" / "none.yaml").read_text())

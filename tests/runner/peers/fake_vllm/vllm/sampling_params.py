@@ -1,0 +1,5 @@
+"""As in vLLM."""
+
+
+class RequestOutputKind:
+    FINAL_ONLY = 2
