@@ -26,6 +26,7 @@ from engine.schedule.limits import Limits
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from engine.seeds import derive_seed
+from engine.structured.matcher import Words
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 from tests.engine.ask import SMOLLM
 
@@ -73,7 +74,8 @@ class NullRunner:
             raise ZeroDivisionError("the device is on fire")
         time.sleep(self.seconds)
         drawing = [part for part in plan.slices if part.samples]
-        tokens = {part.request: self._token(part) for part in drawing}
+        allowed = {} if masks is None else masks()
+        tokens = {part.request: permitted(self._token(part), allowed.get(part.request)) for part in drawing}
         logprobs = {r: score(token, r.params.logprobs) for r, token in tokens.items() if r.params.logprobs is not None}
         scored = {part.request: prompt_scores(part) for part in plan.slices if part.request.params.prompt_logprobs}
         return Done(StepResult(tokens, logprobs, scored))
@@ -97,6 +99,14 @@ def draw(request: Request, place: int) -> int:
     if noise % 4 == 0:
         return fragments()[noise // 60 % len(fragments())]
     return request.prompt[place % len(request.prompt)]
+
+
+def permitted(token: int, words: Words | None) -> int:
+    """The token, or where a grammar's mask rules it out another one."""
+    if words is None:
+        return token
+    ids = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+    return token if token in ids else int(ids[token % len(ids)])
 
 
 def score(token: int, count: int) -> RawLogprobs:

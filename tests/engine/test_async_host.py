@@ -101,7 +101,7 @@ def test_a_grammar_that_is_compiled_holds_nobody_up() -> None:
             gate.set()
             (*_, last) = await waiting
             assert last.finished
-            assert last.error is not None, "the runner's tokens fit no grammar"
+            assert last.outputs[0].text in ("yes", "no")
             await running.aclose()
             await until(lambda: not llm._thread._asks)
             await assert_empty(llm)
