@@ -35,6 +35,11 @@ def unknown_key(key: str, value: str) -> str:
     while section not in known:
         section = section.rpartition(".")[0]
     every = [f"{part}.{name}" if part else name for part, names in known.items() for name in names]
+    if key in every:
+        return (
+            f"{key}{value} has no meaning for the kind of {section} that is chosen: it belongs to another one\n"
+            f"(a kind comes with its own keys: {section}=KIND)"
+        )
     where = f"the keys of {section}" if section else "the keys at the top"
     return f"unknown key {key}{value}{nearest(key, every)}\n{where}: {listing(known[section])}"
 

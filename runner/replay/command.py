@@ -18,13 +18,14 @@ from runner.manifest import environment, git_state
 from runner.measure.definitions import find
 from runner.replay.original import Original, enter_folder, read_original
 from runner.replay.verify import Check, verify_inputs, verify_outputs
+from runner.report import build_report
 from runner.report.format import figure, unit_label
+from runner.report.run_files import REPLAY_RESULT as RESULT
 from runner.report.run_files import ReportError, RunFiles, read_run
 from runner.report.verdict import judge
 
 VERDICT_DIFFERS = WORSE
 INPUTS_DIFFER = 5
-RESULT = "replay.json"  # in the replay's folder
 FIGURES = ("output_tokens_per_s", "total_tokens_per_s", "ttft_ms/p50", "e2e_ms/p50")
 USAGE = """runner replay PATH [--check] [--anyway] [--into FOLDER]
 PATH: a finished run's folder.
@@ -179,7 +180,7 @@ def _figures(before: RunFiles, now: RunFiles) -> Iterator[str]:
 
 
 def _write(original: Original, outcome: Outcome, differing: Sequence[Contrast], inputs: Sequence[Check]) -> None:
-    """Leave the result in the new run's folder, for programs."""
+    """Leave the result in the new run's folder, for programs and in its report."""
     content: dict[str, Any] = {
         "schema": 1,
         "of": str(original.run_dir),
@@ -192,5 +193,6 @@ def _write(original: Original, outcome: Outcome, differing: Sequence[Contrast], 
     }
     try:
         (outcome.run_dir / RESULT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        build_report(outcome.run_dir)  # again, with what came of it
     except OSError as error:
         raise RunFailedError(f"{outcome.run_dir / RESULT} cannot be written: {error}") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.command import path_value
 from runner.config import Config, parse
 from runner.errors import ConfigError
 from runner.report.run_files import ReportError, RunFiles, read_run
@@ -36,7 +37,7 @@ class Original:
     def command(self) -> list[str]:
         """What carries its replay on, should that be interrupted."""
         words = [str(word) for word in self.manifest.get("command") or ["runner"]]
-        return [*words, f"output_root={self.config.output_root}"]
+        return [*words, f"output_root={path_value(Path(self.config.output_root))}"]
 
 
 def read_original(path: Path, into: Path | None) -> Original:

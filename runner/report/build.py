@@ -103,6 +103,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "charts": list(_charts(run)),
         "trials": (run.metrics.get("load") or {}).get("trials") or [],
         "quality": list(_quality(run)),
+        "replayed": _replayed(run.replay),
         "requirements": [(describe(one), one["met"]) for one in run.metrics.get("requirements") or ()],
         "roofline": roofline.table(run.metrics.get("roofline")),
         "roofline_charts": list(_roofline(run.metrics.get("roofline"))),
@@ -216,6 +217,25 @@ def _text(record: Mapping[str, Any]) -> str:
     if isinstance(output, Sequence) and not isinstance(output, str):
         return "\n\n".join(str(part) for part in output)
     return "" if output is None else str(output)
+
+
+def _replayed(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a replay found, in words."""
+    if result is None:
+        return None
+    outputs, verdict = result["outputs"], result["verdict"]
+    lines = [f"It repeats {result['of']}."]
+    if outputs is None:
+        lines.append("Outputs could not be compared.")
+    elif outputs["same"]:
+        lines.append(f"Outputs are identical in all {number(outputs['rows'])} rows.")
+    else:
+        lines.append(f"Outputs differ in {number(outputs['flips'])} of {number(outputs['rows'])} rows.")
+    same = verdict["then"] == verdict["now"]
+    lines.append("The verdict is the same." if same else f"The verdict was {verdict['then']}.")
+    lines += [f"{check['what']}: {finding}." for check in result["inputs"] for finding in check["findings"]]
+    lines += [f"{one['name']}: {one['a']} then, {one['b']} now." for one in result["environment"]]
+    return {"reproduced": result["reproduced"], "lines": lines}
 
 
 def _facts(run: RunFiles) -> dict[str, str]:

@@ -17,6 +17,7 @@ from runner.measure.latency import Milliseconds, request_times
 from runner.measure.requests_file import RequestsFile
 
 REQUIRED = ("config.yaml", "manifest.json", "metrics.json")
+REPLAY_RESULT = "replay.json"
 FIRST_OUTPUTS = 5
 FIRST_ERRORS = 10
 
@@ -27,7 +28,8 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run folder's content. ``requests`` and ``*_count`` are ``None`` where that file is not there."""
+    """A run folder's content. ``requests``, ``replay`` (what came of the comparison with the run that this one repeats)
+    and ``*_count`` are ``None`` where that file is not there."""
 
     run_dir: Path
     config: dict[str, Any]
@@ -35,6 +37,7 @@ class RunFiles:
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     tracking: dict[str, Any] | None
+    replay: dict[str, Any] | None
     requests: RequestsFile | None
     requests_count: int | None
     outputs: list[dict[str, Any]]
@@ -70,7 +73,7 @@ def read_run(run_dir: Path) -> RunFiles:
     requests, requests_count = _requests(run_dir / "requests.parquet")
     outputs, outputs_count = _outputs(run_dir)
     errors, errors_count = _lines(run_dir / "errors.jsonl", FIRST_ERRORS)
-    tracking = run_dir / "tracking.json"
+    tracking, replay = run_dir / "tracking.json", run_dir / REPLAY_RESULT
     return RunFiles(
         run_dir=run_dir,
         config=_mapping(yaml.safe_load(config_text), run_dir / "config.yaml"),
@@ -78,6 +81,7 @@ def read_run(run_dir: Path) -> RunFiles:
         manifest=_json(run_dir / "manifest.json"),
         metrics=_json(run_dir / "metrics.json"),
         tracking=_json(tracking) if tracking.is_file() else None,
+        replay=_json(replay) if replay.is_file() else None,
         requests=requests,
         requests_count=requests_count,
         outputs=outputs,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.measure.definitions import Metric
-from runner.measure.repeats import FEWEST_REPEATS
+from runner.measure.differences import ROUNDING
+from runner.measure.repeats import FEWEST_REPEATS, Spread
 from runner.report.build import HALF, NARROW, report_environment
 from runner.report.run_files import ReportError
 from runner.report.tradeoff import Point, pareto_front, tradeoff
@@ -26,6 +28,7 @@ SUMMARY = (
 GAINS = ("output_tokens_per_s", "total_tokens_per_s")
 COSTS = (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E"))
 PERCENTILES = ("p99", "p95", "p90", "p50")
+MOST_COLUMNS = 6  # of one table
 MOST_CHARTS = 2  # a pooling model has neither of the first two kinds of latency, and gets the third
 
 
@@ -59,6 +62,7 @@ def _context(sweep: Sweep) -> dict[str, Any]:
         "complete": bool(results) and all(result.state.standing == "finished" for result in results),
         "counts": [(state, count) for state, count in counts if count],
         "keys": setting_keys(results),
+        "parts": _parts(columns),
         "columns": columns,
         "variants": [_variant(variant, columns) for variant in variants],
         "short": short_keys(setting_keys(results)),
@@ -96,8 +100,22 @@ def _title(name: str) -> str:
 
 
 def _variant(variant: VariantResult, columns: Sequence[tuple[str, str, Metric | None]]) -> dict[str, Any]:
-    cells = [(variant.spread(name), metric.unit if metric else "") for name, _, metric in columns]
+    cells = [(_rounded(variant.spread(name)), metric.unit if metric else "") for name, _, metric in columns]
     return {"variant": variant.variant, "runs": len(variant.repeats), "unmet": variant.unmet, "cells": cells}
+
+
+def _rounded(found: Spread) -> Spread:
+    """Without a deviation that is nothing but rounding."""
+    if found.deviation is None or found.mean is None or found.deviation > ROUNDING * abs(found.mean):
+        return found
+    return replace(found, deviation=0.0)
+
+
+def _parts(columns: Sequence[tuple[str, str, Metric | None]]) -> list[list[int]]:
+    """The columns' places in tables that fit a sheet of paper: latencies, and before them everything else."""
+    latencies = [place for place, (name, *_) in enumerate(columns) if "/p" in name]
+    others = [place for place in range(len(columns)) if place not in latencies]
+    return [part[at : at + MOST_COLUMNS] for part in (others, latencies) for at in range(0, len(part), MOST_COLUMNS)]
 
 
 def _job(sweep: Sweep, result: JobResult) -> dict[str, Any]:

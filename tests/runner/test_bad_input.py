@@ -18,6 +18,10 @@ CASES = {
         ("+recipe=demo", "sampling.temperatur=0.5"),
         ["sampling.temperatur=0.5", "did you mean 'sampling.temperature'?", "top_p"],
     ),
+    "key of another engine": (
+        ("+recipe=demo", "engine=transformers", "engine.preemption_mode=swap"),
+        ["engine.preemption_mode=swap has no meaning for the kind of engine that is chosen"],
+    ),
     "unknown key, added": (("+recipe=demo", "+engine.blocksize=1"), ["engine.blocksize=1", "'engine.block_size'"]),
     "unknown section": (("+recipe=demo", "+sampler.x=1"), ["sampler", "'sampling'"]),
     "unknown group option": (("+recipe=demo", "model=smolm2"), ["model='smolm2'", "did you mean 'smollm2'?", "minilm"]),

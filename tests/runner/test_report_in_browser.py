@@ -27,6 +27,11 @@ OVERFLOW = """
             || e.getBoundingClientRect().left < -1)
   .map(e => e.tagName + ' ' + e.getAttribute('class') + ' ' + e.textContent.slice(0, 60))
 """
+# Tables that would have to be scrolled: on paper what lies beyond is lost.
+CUT = """
+[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.slice(0, 60))
+"""
 # Texts of drawings that lie on one another.
 COLLISIONS = """
 [...document.querySelectorAll('svg')].filter(s => s.getClientRects().length).flatMap(s => {
@@ -63,6 +68,7 @@ def fits(page: Page, path: Path) -> None:
             assert page.evaluate(COLLISIONS) == []
     page.call("Emulation.setEmulatedMedia", media="print", features=[])
     page.open(path, PAPER)
+    assert page.evaluate(CUT) == []
     assert page.evaluate(OVERFLOW) == []
     assert page.evaluate(COLLISIONS) == []
     page.call("Emulation.setEmulatedMedia", media="", features=[])
@@ -142,9 +148,11 @@ def test_it_prints_with_its_configuration_and_without_folded_texts(page: Page, r
 
 def test_a_sweeps_report_fits_as_well(page: Page, tmp_path: Path) -> None:
     articles(tmp_path, 12)
-    words = ("dataset.path=articles.jsonl", "engine.seconds_per_step=0.001", "sampling.max_tokens=4,8")
+    words = ("dataset.path=articles.jsonl", "engine.seconds_per_step=0.001,0.002", "sampling.max_tokens=4,8")
     succeed(tmp_path, "-m", "+recipe=demo", *NULL, *words)
     (path,) = tmp_path.glob("outputs/*/sweep-*/report.html")
     fits(page, path)
     page.open(path, DESKTOP)
-    assert "sampling.max_tokens" in visible_text(page) or "max_tokens" in visible_text(page)
+    text = visible_text(page)
+    for words_shown in ("COMPLETE", "Trade-off", "Variants", "Jobs", "max_tokens", "seconds_per_step", "E2E p50"):
+        assert words_shown in text, words_shown

@@ -52,6 +52,9 @@ def test_an_unchanged_run_is_reproduced(tmp_path: Path, original: Path) -> None:
     result = json.loads((again / "replay.json").read_text())
     assert result["reproduced"] is True
     assert Path(result["of"]) == original
+    report = (again / "report.md").read_text()
+    assert "**Reproduced**" in report
+    assert "Outputs are identical in all 20 rows" in report
     assert (again / "outputs.jsonl").read_bytes() == (original / "outputs.jsonl").read_bytes()
 
 
@@ -88,6 +91,8 @@ def test_a_library_version_is_named_from_what_to_what(tmp_path: Path, original: 
     now = edit_json(original / "manifest.json", "environment", "packages", "torch", value="2.11.0")
     out = replay(tmp_path, str(original))
     assert f"package torch: 2.11.0 then, {now} now" in out
+    (report,) = tmp_path.glob("outputs/replays/demo/*/report.html")
+    assert f"package torch: 2.11.0 then, {now} now." in report.read_text()
     assert "REPRODUCED" in out
 
 
