@@ -1,14 +1,21 @@
-"""Power and energy of the engine's GPU over the measured phase, from NVML."""
+"""Power and energy of the engine's GPU over the measured phase, and what slowed it down meanwhile, from NVML."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+import psutil
+
+# NVML's reasons for clocks below what was asked for (nvmlClocksEventReasons): the power limit, which many GPUs reach
+# under any full load, and what no measurement should have: heat, and the board's own brakes.
+POWER_CAP = 0x4
+SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80  # hardware, thermal by software, thermal by hardware, power brake
 PERIOD_SECONDS = 0.2
 MOST_FAILURES = 5  # samples in a row without an answer, after which sampling ends
 
@@ -17,7 +24,9 @@ MOST_FAILURES = 5  # samples in a row without an answer, after which sampling en
 class PowerReading:
     """Energy and power over ``seconds``; ``None`` where they cannot be given, which ``reason`` explains.
 
-    ``source`` of the energy: ``counter``, the GPU's own, or ``samples``, its power integrated over time.
+    ``source`` of the energy: ``counter``, the GPU's own, or ``samples``, its power integrated over time. Of ``looks``
+    at its clocks, ``slowed`` found them held down by heat or hardware and ``capped`` by the power limit. ``others``:
+    most processes at once that used the GPU beside this one and its children.
     """
 
     seconds: float
@@ -26,6 +35,10 @@ class PowerReading:
     peak_watts: float | None = None
     source: str | None = None
     reason: str | None = None
+    looks: int = 0
+    slowed: int = 0
+    capped: int = 0
+    others: int = 0
 
 
 class PowerMeter:
@@ -47,6 +60,7 @@ class PowerMeter:
         self._samples = self._failures = 0
         self._lost = False
         self._peak = self._integral = 0.0
+        self._looks = self._slowed = self._capped = self._others = 0
         self._previous: tuple[float, float] | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -127,11 +141,29 @@ class PowerMeter:
         self._samples += 1
         self._failures = 0
         self._peak = max(self._peak, watts)
+        self._look()
+
+    def _look(self) -> None:
+        """What holds the clocks down now, and who else is there; a GPU that does not say is not asked for a reason."""
+        try:
+            why = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+            processes = {one.pid for one in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
+        except Exception:
+            return
+        self._looks += 1
+        self._slowed += bool(why & SLOWDOWN)
+        self._capped += bool(why & POWER_CAP)
+        self._others = max(self._others, _others(processes))
 
     def _read(self) -> PowerReading:
         seconds = max(time.monotonic() - self._start, 1e-9)
         if self._handle is None:
             return PowerReading(seconds, reason=self._reason)
+        return replace(
+            self._energy(seconds), looks=self._looks, slowed=self._slowed, capped=self._capped, others=self._others
+        )
+
+    def _energy(self, seconds: float) -> PowerReading:
         after, peak = self._joules(), self._peak if self._samples and not self._lost else None
         if self._counter is not None and after is not None and after >= self._counter:
             joules = after - self._counter
@@ -140,3 +172,12 @@ class PowerMeter:
         if self._samples < 2 or self._lost:
             return PowerReading(seconds, reason=self._reason or "NVML gave too few samples of the power")
         return PowerReading(seconds, self._integral, self._integral / seconds, peak, "samples")
+
+
+def _others(processes: set[int]) -> int:
+    """How many of the GPU's processes are not ours. In a container NVML may number them as the host does: then none of
+    them has our number, and one of them is we."""
+    own = os.getpid()
+    if own not in processes:
+        return max(0, len(processes) - 1)
+    return len(processes - {own, *(child.pid for child in psutil.Process(own).children(recursive=True))})

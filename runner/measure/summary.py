@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from engine.stats import EngineStats
 from runner.config.load import OfflineLoad, OnlineLoad
+from runner.measure.conditions import gpu_conditions
 from runner.measure.energy import energy, memory
 from runner.measure.gaps import gap_statistics
 from runner.measure.latency import LOAD_SPANS, SPANS, request_times, statistics, total, without_error
@@ -48,7 +49,8 @@ def summarise(
     Returns:
         ``metrics`` (flat, ``ttft_ms/p99`` to a number or null), ``notes`` (why a metric is null), ``samples`` (how many
         requests each distribution rests on), ``sessions``, ``engine``, ``roofline`` (ceilings and groups of steps, or
-        null), ``load`` (null for rows all at once) and ``timeline``. JSON types only, no NaN.
+        null), ``gpu`` (``gpu_conditions``), ``load`` (null for rows all at once) and ``timeline``. JSON types only, no
+        NaN.
     """
     rows = _rows(requests)
     found = summarise_load(requests, load) if isinstance(load, OnlineLoad) else None
@@ -82,6 +84,7 @@ def summarise(
         "sessions": [asdict(session) for session in sessions],
         "engine": {"device": dict(stats.device), "numerics": dict(stats.numerics), "steps": stats.steps},
         "roofline": roofline_detail(works, ceilings or {}),
+        "gpu": gpu_conditions(works),
         "load": None if found is None else found.detail,
         "timeline": timeline_columns(stats.timeline),
     }

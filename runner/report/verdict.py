@@ -13,6 +13,7 @@ from runner.report.format import number, share
 from runner.report.run_files import RunFiles
 
 FEWEST_ROWS = 10  # under this not even a 90th percentile means anything
+MOST_SLOWED = 0.02  # share of looks at the GPU's clocks that may find it slowed down
 MOST_TRUNCATED = 0.1  # share of rows; a recipe's max_truncated_rate replaces it
 
 
@@ -39,7 +40,7 @@ class Verdict:
 def judge(run: RunFiles) -> Verdict:
     """Look at errors, truncations, sample sizes, sessions, counts and digests."""
     reasons = [*_error_reasons(run), *_truncation_reasons(run), *_few(run)]
-    reasons += [*_load_reasons(run), *_wrong_counts(run), *_changed_files(run)]
+    reasons += [*_load_reasons(run), *_gpu_reasons(run), *_wrong_counts(run), *_changed_files(run)]
     return Verdict(tuple(reasons), tuple(_notes(run)), tuple(unmet_requirements(run.metrics)))
 
 
@@ -115,6 +116,25 @@ def _load_reasons(run: RunFiles) -> Iterator[str]:
         yield "Search not finished: the dataset ended before saturation was found. More rows finish it."
 
 
+def _gpu_reasons(run: RunFiles) -> Iterator[str]:
+    """Why the timings are not those of a GPU that is cool and alone."""
+    gpu = run.metrics.get("gpu") or {}
+    if gpu.get("slowed", 0) > MOST_SLOWED:
+        yield (
+            f"Clocks throttled: the GPU was slowed down by heat or by its board in {share(gpu['slowed'])} of "
+            f"{number(gpu['looks'])} looks, allowed are {share(MOST_SLOWED)}."
+        )
+    if gpu.get("others"):
+        count = gpu["others"]
+        yield f"Other processes: {number(count)} other process{'es' * (count > 1)} used the GPU at the same time."
+
+
+def _gpu_notes(run: RunFiles) -> Iterator[str]:
+    gpu = run.metrics.get("gpu") or {}
+    if gpu.get("capped"):
+        yield f"The power limit held the GPU's clocks down in {share(gpu['capped'])} of {number(gpu['looks'])} looks."
+
+
 def _load_notes(run: RunFiles) -> Iterator[str]:
     load = run.metrics.get("load") or {}
     trials = load.get("trials") or []
@@ -166,6 +186,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
             f"of the last session."
         )
     yield from _load_notes(run)
+    yield from _gpu_notes(run)
     yield from _silent_sessions(run, sessions)
     if sessions and sessions[-1]["status"] != "FINISHED":
         yield f"The last session ended as {sessions[-1]['status']} after its last row; the run was completed later."

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from itertools import cycle, repeat
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +26,8 @@ class Nvml:
     def __init__(self, watts: float = 250.0, fails: tuple[str, ...] = (), failing_after: int = 10**9) -> None:
         self.watts, self.fails, self.failing_after = watts, fails, failing_after
         self.asked: list[str] = []
+        self.clocks: Iterator[int] = repeat(0)
+        self.pids = [os.getpid()]
         self.open = 0
 
     def _call(self, name: str) -> None:
@@ -42,6 +48,13 @@ class Nvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         self._call("energy")
         return round((1e6 + time.monotonic() * self.watts) * 1e3)  # mJ
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:
+        self._call("clocks")
+        return next(self.clocks)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
 
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
         self.asked.append(handle)
@@ -121,3 +134,28 @@ def test_an_error_in_the_measured_phase_ends_the_thread() -> None:
         raise RuntimeError("the engine failed")
     assert not [thread for thread in threading.enumerate() if thread.name == "power"]
     assert meter.stop().joules is not None
+
+
+def test_looks_at_the_clocks() -> None:
+    nvml = Nvml()
+    nvml.clocks = cycle([0x40, 0x4, 0x1, 0x0])  # heat, the power limit, idle, none
+    reading = read(nvml, seconds=0.3)
+    assert reading.looks == len(nvml.asked) >= 8
+    assert reading.slowed == -(-reading.looks // 4)
+    assert reading.capped == -(-(reading.looks - 1) // 4)
+
+
+@pytest.mark.parametrize(
+    ("pids", "others"),
+    [((os.getpid(),), 0), ((os.getpid(), 1), 1), ((), 0), ((7_000_001,), 0), ((7_000_001, 7_000_002), 1)],
+)
+def test_other_processes(pids: tuple[int, ...], others: int) -> None:
+    nvml = Nvml()
+    nvml.pids = list(pids)
+    assert read(nvml, seconds=0.05).others == others
+
+
+def test_a_gpu_that_does_not_say_gives_its_power_all_the_same() -> None:
+    reading = read(Nvml(fails=("clocks",)))
+    assert (reading.looks, reading.slowed, reading.others) == (0, 0, 0)
+    assert reading.joules is not None

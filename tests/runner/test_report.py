@@ -265,6 +265,16 @@ def test_few_samples_are_a_reason(tmp_path: Path) -> None:
     assert "p99 (needs at least 100 samples, there are 9)" in page.text
 
 
+def test_a_gpu_that_was_slowed_down_or_shared_is_a_reason(run: RunInfo) -> None:
+    change(run, "metrics.json", lambda m: m.update(gpu={"looks": 200, "slowed": 0.1, "capped": 0.5, "others": 2}))
+    assert "Clocks throttled: the GPU was slowed down by heat or by its board in 10 % of 200 looks" in reasons(run)
+    assert "Other processes: 2 other processes used the GPU" in reasons(run)
+    change(run, "metrics.json", lambda m: m.update(gpu={"looks": 200, "slowed": 0.01, "capped": 0.5, "others": 0}))
+    verdict = judge(read_run(run.run_dir))
+    assert verdict.valid
+    assert any(note.startswith("The power limit held the GPU's clocks down in 50 %") for note in verdict.notes)
+
+
 def test_lost_and_doubled_rows_are_reasons(run: RunInfo) -> None:
     outputs = run.run_dir / "outputs.jsonl"
     lines = outputs.read_text().splitlines(keepends=True)
