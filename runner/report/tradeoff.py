@@ -11,6 +11,7 @@ from runner.report.axes import Frame, ceiling, grid, svg
 from runner.report.format import number
 
 HEIGHT = 320
+LINE, DIGIT = 15, 8  # a label's height, and the width of a digit
 
 
 @dataclass(frozen=True)
@@ -47,5 +48,22 @@ def tradeoff(points: Sequence[Point], cost: str, gain: str, width: float) -> Mar
         name = "s2 dot" if point in front else "s1 dot"
         hint = f"{point.number}: {point.label}; {cost} {number(point.cost)}, {gain} {number(point.gain)}"
         body += f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="5.5"><title>{escape(hint)}</title></circle>'
-        body += f'<text class="t m b" x="{x:.1f}" y="{y - 10:.1f}">{point.number}</text>'
+    places = [(frame.x(point.cost), frame.y(point.gain) - 10, str(point.number)) for point in points]
+    body += "".join(f'<text class="t m b" x="{x:.1f}" y="{y:.1f}">{text}</text>' for x, y, text in _apart(places))
     return Markup(svg(width, HEIGHT, f"{gain} over {cost}", body))
+
+
+def _apart(labels: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Labels (x of the middle, y, text) that would lie on one another become one: '1, 2'."""
+    apart: list[tuple[float, float, str]] = []
+    for x, y, text in labels:
+        here = (x, y, text)
+        while near := next((other for other in apart if _touch(here, other)), None):
+            apart.remove(near)
+            here = (near[0], near[1], f"{near[2]}, {here[2]}")
+        apart.append(here)
+    return apart
+
+
+def _touch(a: tuple[float, float, str], b: tuple[float, float, str]) -> bool:
+    return abs(a[1] - b[1]) < LINE and abs(a[0] - b[0]) < DIGIT * ((len(a[2]) + len(b[2])) / 2 + 1)

@@ -26,6 +26,7 @@ from runner.report import ReportError, build_report, roofline
 from runner.report.charts import histogram, kv_use, requests, throughput
 from runner.report.format import NONE, figure, number, shortened
 from runner.report.run_files import read_run
+from runner.report.tradeoff import Point, tradeoff
 from runner.report.verdict import judge
 from runner.run_info import RunInfo
 from tests.runner.run_folder import BAD_ROW, write_run_folder
@@ -212,6 +213,12 @@ def test_histogram_counts_every_sample(run: RunInfo) -> None:
     counts = [int(text) for text in re.findall(r"ms: (\d+) rows", plot)]
     assert sum(counts) == files.flat["rows/ok"]
     assert f"p50 {number(files.flat['ttft_ms/p50'])}" in plot
+
+
+def test_names_of_points_that_lie_together_are_written_side_by_side() -> None:
+    points = [Point(1, "a", 10.0, 100.0), Point(2, "b", 10.01, 100.2), Point(3, "c", 10.0, 500.0)]
+    texts = re.findall(r'class="t m b"[^>]*>([^<]+)<', str(tradeoff(points, "ms", "tokens/s", 500)))
+    assert texts == ["1, 2", "3"]
 
 
 def test_histogram_of_nothing_is_not_drawn() -> None:
