@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.folder_lock import SHORT_HASH, lock_file, new_folder
 from runner.journal import FILE_NAME, Journal
 
 LOCK_NAME = "run.lock"
-SHORT_HASH = 8  # hex digits of the configuration hash in a folder's name
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def open_run_folder(
 def _find(folder: Path, config_hash: str, job: str | None) -> RunFolder | None:
     """The latest unfinished run of this hash and this job that no living process holds."""
     for path in sorted(folder.glob(f"*-{config_hash[:SHORT_HASH]}*"), reverse=True):
-        if (path / FILE_NAME).is_file() and (lock := _lock(path)) is not None:
+        if (path / FILE_NAME).is_file() and (lock := lock_file(path / LOCK_NAME)) is not None:
             journal = Journal(path / FILE_NAME)
             same = journal.get("config_hash") == config_hash and journal.get("job") == job
             if same and journal.get("state") == "running":
@@ -75,7 +73,7 @@ def _find(folder: Path, config_hash: str, job: str | None) -> RunFolder | None:
 def _resume(path: Path, config_hash: str, identity: dict[str, Any]) -> RunFolder:
     if not (path / FILE_NAME).is_file():
         raise ConfigError(f"resume={str(path)!r} is no run folder: there is no {path / FILE_NAME}")
-    lock = _lock(path)
+    lock = lock_file(path / LOCK_NAME)
     if lock is None:
         raise ConfigError(f"resume={str(path)!r} is in use: another process is running it now")
     journal = Journal(path / FILE_NAME)
@@ -88,33 +86,13 @@ def _resume(path: Path, config_hash: str, identity: dict[str, Any]) -> RunFolder
 
 
 def _create(folder: Path, config_hash: str, identity: dict[str, Any], job: str | None) -> RunFolder:
-    folder.mkdir(parents=True, exist_ok=True)
-    base = f"{time.strftime('%Y%m%d-%H%M%S')}-{config_hash[:SHORT_HASH]}"
-    path, number = folder / base, 1
-    while True:
-        try:
-            path.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-            path = folder / f"{base}-{number}"
-    lock = _lock(path)
+    path = new_folder(folder, "", config_hash)
+    lock = lock_file(path / LOCK_NAME)
     if lock is None:  # another process found the new folder first; it will let go, for there is no journal yet
         return _create(folder, config_hash, identity, job)
     journal = Journal(path / FILE_NAME)
     journal.set(config_hash=config_hash, identity=identity, state="running", job=job)
     return RunFolder(path.absolute(), journal, lock, False)
-
-
-def _lock(path: Path) -> int | None:
-    """A file descriptor that holds the folder's lock; ``None`` if another process holds it."""
-    descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _differences(key: str, there: Any, here: Any) -> list[str]:

@@ -7,15 +7,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.folder_lock import SHORT_HASH, lock_file, new_folder
 from runner.job import FOLDER, Job, JobState, read_state, standing_of
 from runner.run_outcome import outcome
 from runner.sink.atomic import replaced
@@ -24,7 +23,6 @@ from runner.sweep.plan import PlannedJob
 MANIFEST = "sweep.json"
 PREFIX = "sweep-"
 SCHEMA = 1
-SHORT_HASH = 8
 
 
 @dataclass(frozen=True)
@@ -183,30 +181,10 @@ def _resume(path: Path, planned: Sweep) -> SweepFolder:
 
 
 def _create(folder: Path, planned: Sweep) -> SweepFolder:
-    folder.mkdir(parents=True, exist_ok=True)
-    base = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{planned.sweep_hash[:SHORT_HASH]}"
-    path, number = folder / base, 1
-    while True:
-        try:
-            path.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-            path = folder / f"{base}-{number}"
+    path = new_folder(folder, PREFIX, planned.sweep_hash)
     (path / FOLDER).mkdir()
     lock = lock_file(path / "sweep.lock")
     assert lock is not None, "the folder is new, and without a manifest nobody takes it for a sweep"
     sweep = replace(planned, path=path.absolute())
     sweep.write()
     return SweepFolder(sweep, lock, False)
-
-
-def lock_file(path: Path) -> int | None:
-    """A file descriptor that holds a lock; ``None`` if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from runner.errors import ConfigError, nearest
 from runner.measure.definitions import METRICS, STATISTICS
+from runner.quality.requirements import parse_requirement
 from runner.sweep.results import VariantResult, metric_of
 
 Direction = Literal["maximize", "minimize"]
-_BOUND = re.compile(r"\s*([\w/]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,13 @@ def best(goal: Goal, variants: Sequence[VariantResult]) -> VariantResult | None:
 def _bounds(search: Mapping[str, Any]) -> tuple[Bound, ...]:
     found = []
     for text in search["constraints"]:
-        match = _BOUND.fullmatch(str(text))
         try:
-            limit = float(match[3]) if match else None
+            read = parse_requirement(str(text))
         except ValueError:
-            limit = None
-        if match is None or limit is None:
+            read = None
+        if read is None or read.sign == "==":
             raise ConfigError(f"sweep.search.constraints: {text!r} is not allowed: it must be METRIC < NUMBER or >")
-        found.append(Bound(_checked(match[1], "sweep.search.constraints"), match[2].startswith("<"), limit))
+        found.append(Bound(_checked(read.name, "sweep.search.constraints"), read.sign.startswith("<"), read.limit))
     return tuple(found)
 
 

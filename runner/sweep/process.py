@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import Interrupted, RunFailedError, RunnerError
+from runner.folder_lock import lock_file
 from runner.job import Job, note_end, note_started, standing_of
-from runner.sweep.folder import lock_file
 from runner.sweep.job_file import JobFile, read_job_file
 from runner.threads import set_thread_defaults
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from runner.command import path_value
 from runner.errors import Interrupted, RunFailedError, RunnerError
+from runner.folder_lock import lock_file
 from runner.job import note_end, read_state
 from runner.run_info import RunInfo
 from runner.sweep.compose import Prepared
-from runner.sweep.folder import Sweep, SweepFolder, lock_file
+from runner.sweep.folder import Sweep, SweepFolder
 from runner.sweep.job_file import JobFile
 from runner.sweep.local import GRACE_SECONDS
 from runner.sweep.plan import PlannedJob

@@ -9,12 +9,9 @@ import pytest
 
 from engine import SamplingParams
 from engine.execute import shared_blocks
-from engine.execute.draft_model import DraftModelRunner
 from engine.outputs import RequestOutput
 from engine.schedule.request import Request
-from engine.speculate.config import SpeculativeConfig
-from engine.speculate.proposer import Proposer
-from tests.engine.execute.test_cuda_runner import LIMITS, VOCAB, rig, run
+from tests.engine.execute.test_cuda_runner import LIMITS, VOCAB, drafting_rig, rig, run
 from tests.engine.execute.test_cuda_sampling import special_rig
 from tests.engine.structured.test_cuda import structured_rig
 
@@ -111,10 +108,7 @@ def test_drafts_for_completions(monkeypatch: pytest.MonkeyPatch) -> None:
     params = [SamplingParams(n=N, seed=7 * i, max_tokens=8, temperature=0.9, ignore_eos=True) for i in range(4)]
     limits = replace(LIMITS, draft_room=100, max_seqs=16, prefix_caching=False)
     plain = run(rig(True, limits, monkeypatch).core, prompts, params)
-    made, other = rig(True, limits, monkeypatch), rig(True, limits, monkeypatch)
-    runners: Any = (made.core.runner, other.core.runner)
-    made.core.runner = DraftModelRunner(*runners)
-    made.core._proposer = Proposer(SpeculativeConfig(model="any", num_speculative_tokens=3))
+    made = drafting_rig(limits, monkeypatch)
     assert [o.outputs for o in run(made.core, prompts, params)] == [o.outputs for o in plain]
     stats = made.core.stats()
     assert stats.accepted_tokens == stats.drafted_tokens > 15

@@ -280,16 +280,22 @@ def test_drafts_change_nothing(padded: bool, changes: dict[str, Any], mixed: Any
         assert max(shape.rows for shape in made.shapes) > 16 >= row_bucket(LIMITS.max_seqs)
 
 
+def drafting_rig(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A model that drafts for itself, over the same blocks."""
+    made, other = rig(True, limits, monkeypatch), rig(True, limits, monkeypatch)
+    runners: Any = (made.core.runner, other.core.runner)
+    made.core.runner = DraftModelRunner(*runners)
+    made.core._proposer = Proposer(SpeculativeConfig(model="any", num_speculative_tokens=3))
+    return made
+
+
 def test_a_draft_model_over_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model drafts for itself: every draft is right only if both caches hold the right keys."""
     prompts, _ = work(4)
     params = [SamplingParams(max_tokens=9, temperature=0.6 * (i % 2), seed=i, ignore_eos=True) for i in range(4)]
     plain = run(rig(True, LIMITS, monkeypatch).core, prompts, params)
     limits = replace(LIMITS, draft_room=100)
-    made, other = rig(True, limits, monkeypatch), rig(True, limits, monkeypatch)
-    runners: Any = (made.core.runner, other.core.runner)
-    made.core.runner = DraftModelRunner(*runners)
-    made.core._proposer = Proposer(SpeculativeConfig(model="any", num_speculative_tokens=3))
+    made = drafting_rig(limits, monkeypatch)
     assert [o.outputs for o in run(made.core, prompts, params)] == [o.outputs for o in plain]
     stats = made.core.stats()
     assert stats.accepted_tokens == stats.drafted_tokens > 15
