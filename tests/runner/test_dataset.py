@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
-from runner.config.dataset import DatasetSection
-from runner.dataset import BadRow, Dataset, Row, open_dataset
+from runner.dataset import BadRow, Row
 from runner.dataset.order import name_rows, refuse_duplicates, shuffle
 from runner.dataset.rows import Record
 from runner.errors import ConfigError
-
-
-def opened(**section: Any) -> Dataset:
-    return open_dataset(TypeAdapter(DatasetSection).validate_python(section))
-
-
-def columns(dataset: Dataset) -> list[dict[str, Any]]:
-    return [dict(row.columns) for row in dataset.iter_rows() if isinstance(row, Row)]
-
-
-def errors(dataset: Dataset) -> list[str]:
-    return [row.error for row in dataset.iter_rows() if isinstance(row, BadRow)]
+from tests.runner.datasets import columns, errors, opened
 
 
 def test_the_same_rows_from_every_format(tmp_path: Path) -> None:

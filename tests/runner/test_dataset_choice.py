@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from runner.config.dataset import DatasetSection
-from runner.dataset import BadRow, Dataset, Row, open_dataset
+from runner.dataset import BadRow, Dataset, Row
 from runner.errors import ConfigError
+from tests.runner.datasets import opened
 from tests.runner.launch import NULL, articles, only_run, records, refused, succeed, write_rows
-
-
-def opened(**section: Any) -> Dataset:
-    return open_dataset(TypeAdapter(DatasetSection).validate_python(section))
 
 
 def inline(count: int, **keys: Any) -> Dataset:

@@ -12,25 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
-from runner.config.dataset import DatasetSection, SyntheticDataset
-from runner.dataset import BadRow, Dataset, Row, open_dataset, sharegpt
+from runner.config.dataset import SyntheticDataset
+from runner.dataset import sharegpt
 from runner.dataset.materialize import SyntheticSource
 from runner.noise import gamma, normal
+from tests.runner.datasets import columns, errors, opened
 from tests.runner.launch import NULL, only_run, records, succeed, write_rows
-
-
-def opened(**section: Any) -> Dataset:
-    return open_dataset(TypeAdapter(DatasetSection).validate_python(section))
-
-
-def columns(dataset: Dataset) -> list[dict[str, Any]]:
-    return [dict(row.columns) for row in dataset.iter_rows() if isinstance(row, Row)]
-
-
-def errors(dataset: Dataset) -> list[str]:
-    return [row.error for row in dataset.iter_rows() if isinstance(row, BadRow)]
 
 
 def talk(*texts: str, **others: Any) -> dict[str, Any]:
