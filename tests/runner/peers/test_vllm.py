@@ -43,8 +43,9 @@ def test_requests_go_there_as_token_ids_and_come_back_by_our_rules(model: Path, 
     assert found[0].num_cached_tokens == 1
     times = found[0].metrics
     assert times is not None
+    assert times.scheduled is not None
     assert times.first_token is not None
-    assert times.arrival < times.first_token
+    assert times.arrival <= times.scheduled <= times.first_token
     assert found[2].error == "the prompt is empty: it must have at least one token"
     assert "max_model_len=64 leaves room for at most 63" in str(found[3].error)
     assert found[4].error == "temperature is too hot for vLLM"

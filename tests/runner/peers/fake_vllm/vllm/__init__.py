@@ -22,7 +22,7 @@ class _Engine:
 
     def add_request(self, name, prompt, params):
         print("a line on standard output, where answers must not be")
-        self.running.append((name, prompt["prompt_token_ids"], params))
+        self.running.append((name, prompt["prompt_token_ids"], params, time.monotonic()))
 
     def has_unfinished_requests(self):
         return bool(self.running)
@@ -31,7 +31,7 @@ class _Engine:
         return len(self.running)
 
     def step(self):
-        name, ids, params = self.running.pop()
+        name, ids, params, scheduled = self.running.pop()
         if ids == [13]:
             os._exit(9)
         tokens = []
@@ -39,8 +39,8 @@ class _Engine:
             tokens.append(token)
             if token in (params.stop_token_ids or ()):
                 break
-        now = time.monotonic()
-        metrics = SimpleNamespace(scheduled_ts=now - 0.002, first_token_ts=now - 0.001, last_token_ts=now)
+        first = time.monotonic()
+        metrics = SimpleNamespace(scheduled_ts=scheduled, first_token_ts=first, last_token_ts=time.monotonic())
         one = SimpleNamespace(token_ids=tokens, finish_reason="length")
         output = SimpleNamespace(request_id=name, outputs=[one], metrics=metrics, num_cached_tokens=1, finished=True)
         return [output]
