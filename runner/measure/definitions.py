@@ -304,7 +304,7 @@ METRICS: tuple[Metric, ...] = (
         "Start-up",
         "s",
         "Seconds before the measured phase, summed over sessions. `startup_s/PHASE` gives the engine's phases in the "
-        "last session.",
+        "last session; `warmup` is a first step of each kind on the CPU, whose kernels are compiled once per machine.",
         "phases",
         better="lower",
     ),
