@@ -17,6 +17,7 @@ from runner.errors import RunFailedError
 from runner.journal import FILE_NAME, Journal
 from runner.measure.session_work import SessionWork
 from runner.quality.requirements import check_requirements, describe, parse_requirement
+from runner.record_json import from_json
 from runner.run_info import RunInfo
 from runner.sink import FILE_NAMES, REQUESTS, write_outputs
 from runner.sink.atomic import replaced
@@ -211,7 +212,7 @@ def _figure(value: float | int | None) -> str:
 def _first_outputs(journal_file: Path) -> list[str]:
     journal = Journal(journal_file)
     try:
-        records = [json.loads(record) for record in islice(journal.records(errors=False), SHOWN_OUTPUTS)]
+        records = [from_json(record) for record in islice(journal.records(errors=False), SHOWN_OUTPUTS)]
         records = [record for record in records if record["output"]]  # empty without detokenization
     finally:
         journal.close()

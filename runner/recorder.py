@@ -108,7 +108,7 @@ class Recorder:
         arrival = sent.arrival if sent is not None else known.arrival if known is not None else None
         return Entry(
             idx=row.row,
-            id=None if row.id is None else row.id.encode("utf-8", "backslashreplace").decode(),
+            id=row.id,
             session=self.session,
             record="",
             prompt_tokens=0 if output is None else len(output.prompt_token_ids),

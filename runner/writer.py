@@ -6,7 +6,6 @@ at most, and the engine's loop never waits for the disk unless the disk cannot k
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from runner.errors import RunFailedError
 from runner.journal import Entry, Journal
+from runner.record_json import to_json
 
 MOST_ROWS = 2000  # rows of one transaction
 MOST_WAITING = 10_000  # rows that may wait for the disk; more make the engine's loop wait
@@ -29,20 +29,6 @@ class Finished(NamedTuple):
 
     entry: Entry
     record: Mapping[str, Any]
-
-
-def to_json(record: Mapping[str, Any]) -> str:
-    """One line of JSON. Values that JSON lacks (dates, bytes...) become text; lone surrogates are escaped."""
-    text = json.dumps(record, ensure_ascii=False, default=str, separators=(", ", ": "))
-    return text if text.isascii() or _is_unicode(text) else json.dumps(record, default=str)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Writer:

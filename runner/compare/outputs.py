@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from runner.journal import FILE_NAME
+from runner.record_json import from_json
 
 MOST_SHOWN = 5
 BEFORE, AFTER = 24, 48  # characters of an excerpt, before and after the first one that differs
@@ -160,7 +161,7 @@ def _jsonl(folder: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield json.loads(line)
+                yield from_json(line)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}, is not valid JSON: {error}") from error
 
@@ -175,7 +176,7 @@ def _journal(folder: Path) -> Iterator[Record]:
     database = sqlite3.connect(f"file:{folder / FILE_NAME}?mode=ro", uri=True)
     try:
         for (record,) in database.execute("SELECT record FROM rows WHERE error IS NULL ORDER BY idx"):
-            yield json.loads(record)
+            yield from_json(record)
     except sqlite3.Error as error:
         raise ValueError(f"{folder / FILE_NAME} cannot be read: {error}") from error
     finally:

@@ -43,7 +43,7 @@ def parse_line(file: Path, number: int, line: bytes) -> Record | Malformed:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         return Malformed(f"{file} line {number} is not JSON: {error.msg} at column {error.colno}")
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8; a number of thousands of digits; nested too deep
         return Malformed(f"{file} line {number} is not JSON: {error}")
     if not isinstance(value, dict):
         return Malformed(f"{file} line {number} is not a JSON object but {type(value).__name__}")

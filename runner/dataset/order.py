@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from runner.dataset.rows import BadRow, Malformed, Record, Row
+from runner.record_json import writable
 
 
 def temporary_database() -> sqlite3.Connection:
@@ -19,16 +20,17 @@ def temporary_database() -> sqlite3.Connection:
 
 
 def name_rows(records: Iterable[Record | Malformed], id_column: str | None) -> Iterator[Row | BadRow]:
-    """Give every record its index and id: the id column's value, else the source's own name, else the index."""
+    """Give every record its index and id: the id column's value, else the source's own name, else the index.
+    Lone surrogates in ids are spelt out, for they go into files of every kind."""
     for index, record in enumerate(records):
         if isinstance(record, Malformed):
             yield BadRow(index, None, record.error)
         elif id_column is None:
-            yield Row(index, str(index) if record.id is None else record.id, record.columns)
+            yield Row(index, str(index) if record.id is None else writable(record.id), record.columns)
         elif record.columns.get(id_column) is None:
             yield BadRow(index, None, f"row {index} has no value in the id column {id_column!r}")
         else:
-            yield Row(index, str(record.columns[id_column]), record.columns)
+            yield Row(index, writable(str(record.columns[id_column])), record.columns)
 
 
 def refuse_duplicates(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
@@ -41,7 +43,7 @@ def refuse_duplicates(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
     try:
         for row in rows:
             if isinstance(row, Row):
-                key = row.id.encode("utf-8", "surrogatepass")
+                key = row.id
                 if not seen.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, row.index)).rowcount:
                     first = seen.execute("SELECT row FROM seen WHERE id = ?", (key,)).fetchone()[0]
                     error = f"duplicate id {row.id!r}: row {row.index} has the id of row {first} (rows count from 0)"

@@ -6,7 +6,6 @@ resumed has the same figures as one that was not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,6 +30,7 @@ from runner.quality.bootstrap import FEWEST_ROWS, BucketSums
 from runner.quality.match import ExactScorer, JsonScorer, LengthScorer, RegexScorer
 from runner.quality.overlap import BleuScorer, ChrfScorer, RougeScorer
 from runner.quality.scorer import NotScorableError, Scored, Scorer
+from runner.record_json import from_json
 from runner.sink.atomic import replaced
 
 SCORES = "scores.parquet"
@@ -147,7 +147,7 @@ def open_scorers(metrics: Sequence[QualitySection]) -> list[Scorer]:
 
 def _rows(judged: Sequence[_Judged], records: Iterable[str]) -> Iterator[tuple[Any, ...]]:
     for text in records:
-        record = json.loads(text)
+        record = from_json(text)
         yield (record["id"], *(figure for one in judged for figure in one.judge(record)))
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from runner.measure.latency import Milliseconds, request_times
 from runner.measure.requests_file import RequestsFile
+from runner.record_json import from_json
 
 REQUIRED = ("config.yaml", "manifest.json", "metrics.json")
 REPLAY_RESULT = "replay.json"
@@ -132,7 +133,7 @@ def _lines(path: Path, most: int) -> tuple[list[dict[str, Any]], int | None]:
         return [], None
     with path.open("rb") as file:
         try:
-            first = [_mapping(json.loads(line), path) for line in itertools.islice(file, most)]
+            first = [_mapping(from_json(line.decode()), path) for line in itertools.islice(file, most)]
         except ValueError as error:
             raise ReportError(f"{path} has a line that is not valid JSON: {error}") from error
         return first, len(first) + sum(1 for _ in file)

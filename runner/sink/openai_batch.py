@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.record_json import from_json
+
 BATCH_OUTPUT = "batch_output.jsonl"
 BATCH_ERRORS = "batch_errors.jsonl"
 
@@ -23,13 +25,13 @@ class BatchFormat:
 
     def output(self, record: str) -> str:
         """A finished row's line."""
-        row = json.loads(record)
+        row = from_json(record)
         response = {"status_code": 200, "request_id": f"req_{row['id']}", "body": self._body(row)}
         return _line(row["id"], response, None)
 
     def error(self, record: str) -> str:
         """The line of a row in error."""
-        row = json.loads(record)
+        row = from_json(record)
         return _line(row["id"], None, {"code": "invalid_request", "message": row["error"]})
 
     def _body(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,13 +91,4 @@ def _logprobs(row: Mapping[str, Any], child: int | None) -> dict[str, Any] | Non
 
 def _line(name: str | None, response: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> str:
     line = {"id": f"batch_req_{name}", "custom_id": name, "response": response, "error": error}
-    return json.dumps(line, ensure_ascii=not _plain(json.dumps(line, ensure_ascii=False)))
-
-
-def _plain(text: str) -> bool:
-    """Whether it can be written as UTF-8: a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return json.dumps(line, ensure_ascii=False)

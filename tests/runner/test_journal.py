@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from runner.errors import Interrupted, RunFailedError
 from runner.interrupts import Interrupts
 from runner.journal import DoneRows, Entry, Journal
-from runner.writer import Finished, Writer, to_json
+from runner.record_json import from_json, to_json
+from runner.writer import Finished, Writer
 
 
 def entry(index: int, error: str | None = None) -> Entry:
@@ -82,6 +83,11 @@ def test_json_that_any_reader_takes() -> None:
 
     assert to_json({"a": "ü\n", "b": datetime.date(2024, 1, 2)}) == '{"a": "ü\\n", "b": "2024-01-02"}'
     assert to_json({"a": "\ud800"}).encode() == b'{"a": "\\ud800"}'
+
+
+def test_records_are_read_as_text_that_can_be_written() -> None:
+    record = {"a": ["\ud800x", {"\udc00": 1}], "b": "\U0001f600 ü \\ud"}
+    assert from_json(to_json(record)) == {"a": ["\\ud800x", {"\\udc00": 1}], "b": "\U0001f600 ü \\ud"}
 
 
 def signalled(number: signal.Signals, seen: list[str]) -> None:

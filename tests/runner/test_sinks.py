@@ -13,6 +13,7 @@ import pytest
 
 from runner.sink.hf_dataset import write_hf_dataset
 from runner.sink.openai_batch import BatchFormat
+from runner.sink.parquet import ParquetSink
 from runner.sink.table import write_csv, write_sqlite
 from tests.runner.launch import NULL, articles, only_run, records, refused, start, succeed, wait_for_rows
 
@@ -93,6 +94,51 @@ def test_tables_keep_every_value(tmp_path: Path) -> None:
     first, second, _ = from_csv(tmp_path / "o.csv")
     assert (first["output"], first["n"], first["more"]) == (ROWS[0]["output"], "1", "")
     assert json.loads(second["output"]) == ["one", "two"]
+
+
+def test_values_that_a_format_cannot_hold_become_text_in_every_sink(tmp_path: Path) -> None:
+    """Half a surrogate pair, a number of 70 bits, columns that differ in case alone: a run's end survives them all."""
+    from datasets import load_from_disk
+
+    rows = [
+        {"key": "a\ud800", "text": "one", "odd": {"\ud83d": ["\udc00", 1]}, "big": 2**70, "Odd": 1, "mixed": 2**60 + 1},
+        {"key": "b", "text": "two", "odd": {"k": [2]}, "big": 1, "Odd": 2, "mixed": 0.5},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    succeed(tmp_path, "name=x", *NULL, "dataset=jsonl", "dataset.path=rows.jsonl", "dataset.id_column=key",
+            "model.name=none", "prompt.template='{{ text }}'", "task.keep_columns=[odd,big,Odd,mixed]",
+            "metrics=[{kind: length}]", SINKS)  # fmt: skip
+    path = only_run(tmp_path, "x")
+    ids = ["a\\ud800", "b"]
+    assert [record["id"] for record in records(path / "outputs.jsonl")] == ids
+    found = [pq.read_table(path / "outputs.parquet").to_pylist(), from_csv(path / "outputs.csv"),
+             from_sqlite(path / "outputs.sqlite"), load_from_disk(str(path / "outputs_hf")).to_list()]  # fmt: skip
+    for table in found:
+        assert [row["id"] for row in table] == ids
+        assert [int(row["big"]) for row in table] == [2**70, 1]
+        assert "\\ud83d" in str(table[0]["odd"])
+        assert [str(row["mixed"]) for row in table] == [str(2**60 + 1), "0.5"]
+    assert pq.read_table(path / "scores.parquet").column("id").to_pylist() == ids
+    assert "a\\ud800" in (path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (2**60 + 1, 0.5),
+        ({"n": 0.5}, {"n": 2**60 + 1}),
+        ({}, {}),
+        ([{}], []),
+        ({"a": {}}, None),
+        (2**64 - 1, -1),
+        (1, 2),
+    ],
+)
+def test_parquet_gives_back_what_was_kept(tmp_path: Path, one: Any, other: Any) -> None:
+    rows = [{"id": "a", "kept": one}] * 2000 + [{"id": "b", "kept": other}]  # more than a row group of the first
+    ParquetSink().write(read(rows), tmp_path / "o.parquet")
+    kept = pq.read_table(tmp_path / "o.parquet").column("kept").to_pylist()
+    assert [json.loads(value) if isinstance(value, str) else value for value in (kept[0], kept[-1])] == [one, other]
 
 
 def test_no_rows_leave_empty_tables(tmp_path: Path) -> None:
