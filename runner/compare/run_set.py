@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,17 +126,28 @@ def _is_finished(folder: Path) -> bool:
 def _selected(runs: Iterable[RunFiles], condition: str, argument: str) -> list[RunFiles]:
     """The runs whose configuration has all of ``key=value,key=value``."""
     kept = list(runs)
-    for pair in condition.split(","):
+    for pair in re.split(r",(?=[\w.+/-]+=)", condition):  # a value may have commas of its own
         key, equals, text = pair.partition("=")
         known = {name for run in kept for name in flat_keys(run.config)}
         if kept and (not equals or key not in known):
             raise ConfigError(f"{argument!r}: {key!r} is no key of these runs' configurations{nearest(key, known)}")
-        value = yaml.safe_load(text)
         values = sorted({repr(flat_keys(run.config).get(key)) for run in kept})
-        kept = [run for run in kept if flat_keys(run.config).get(key) == value]
+        kept = [run for run in kept if _means(text, flat_keys(run.config).get(key))]
         if not kept and values:
-            raise ConfigError(f"{argument!r}: no run has {key}={value!r}; there {listed(values)}")
+            raise ConfigError(f"{argument!r}: no run has {key}={text}; there {listed(values)}")
     return kept
+
+
+def _means(text: str, value: Any) -> bool:
+    """Whether a value is what was written: its text, YAML that gives it, or a number such as ``1e-3``, none to YAML."""
+    if text == str(value):
+        return True
+    try:
+        if isinstance(value, float):
+            return float(text) == value
+        return bool(yaml.safe_load(text) == value)
+    except (ValueError, yaml.YAMLError):
+        return False
 
 
 def _groups(runs: Sequence[RunFiles]) -> dict[str, list[RunFiles]]:

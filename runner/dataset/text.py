@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Iterator
@@ -83,6 +84,8 @@ def _common_root(files: list[Path]) -> Path:
 
 def _lines(file: Path, name: str) -> Iterator[Record | Malformed]:
     for number, line in lines(file):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:

@@ -53,12 +53,13 @@ def test_a_split_must_be_named_and_known(tmp_path: Path) -> None:
 def test_text_units_and_ids(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "b.txt").write_text("one\ntwo\n\n\nthree\n")
-    (tmp_path / "a.txt").write_text("alpha")
+    (tmp_path / "a.txt").write_text("alpha", encoding="utf-8-sig")  # a byte order mark is no text
     (tmp_path / "c.md").write_text("not asked for")
     path = str(tmp_path)
     files = list(opened(kind="text", path=path).iter_rows())
     assert [row.id for row in files] == ["a.txt", "deep/b.txt"]
     found = list(opened(kind="text", path=path, unit="line").iter_rows())
+    assert columns(opened(kind="text", path=path, unit="line"))[0]["text"] == "alpha"
     assert [row.id for row in found] == ["a.txt:1", "deep/b.txt:1", "deep/b.txt:2", "deep/b.txt:5"]
     paragraphs = columns(opened(kind="text", path=path, unit="paragraph"))
     assert [row["text"] for row in paragraphs] == ["alpha", "one\ntwo", "three"]

@@ -129,6 +129,28 @@ def test_one_sweep_of_two_configurations_and_choosing_from_one_of_three(
     assert "no run has engine.max_num_seqs=9; there 16, 32, 8" in text
 
 
+def test_values_are_chosen_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [
+        {"engine": {"rate": rate}, "prompt": {"template": template}, "sampling": {"stop": stop}}
+        for rate, template, stop in ((0.001, "{{ q }}", ["a", "b"]), (0.5, "Say: {{ q }}, please", None))
+    ]
+    for number, config in enumerate(configs):
+        repeats(tmp_path / "runs" / str(number), 3, config=config)
+    runs = str(tmp_path / "runs")
+    for first, second in (
+        ("engine.rate=1e-3", "engine.rate=0.5"),
+        ("prompt.template={{ q }}", "prompt.template=Say: {{ q }}, please"),
+        ("sampling.stop=[a, b]", "sampling.stop=null"),
+        ("engine.rate=0.001,prompt.template={{ q }}", "sampling.stop=null,engine.rate=5e-1"),
+    ):
+        code, text = said(capsys, f"{runs}@{first}", f"{runs}@{second}")
+        assert code == 0, text
+        assert "engine.rate: 0.001 in A, 0.5 in B" in text
+    code, text = said(capsys, f"{runs}@prompt.template={{{{ p }}}}", runs)
+    assert code == 2
+    assert "no run has prompt.template={{ p }}; there 'Say: {{ q }}, please', '{{ q }}'" in text
+
+
 def test_a_sweep_names_its_runs_and_warm_ups_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs lie beside the sweep's folder, which holds the plan and each job's state."""
     sweep, jobs = tmp_path / "x" / "sweep-1", []
