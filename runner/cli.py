@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from runner.command import config_dir_of, run_command
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError, nearest
+from runner.flags import check_flags
 from runner.recipes import describe, find_recipes, user_folders
 from runner.threads import set_thread_defaults
 
@@ -43,19 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words and words[0] in COMMANDS:
+        return _command(words[0], words[1:])
+    if words[:1] == ["--version"]:
+        print(f"galley {version('galley')}")
+        return 0
+    check_flags(words)
     config_dir = config_dir_of(words)
     folders = user_folders(config_dir)
-    if words and words[0] in COMMANDS:
-        return _command(words[0], words[1:], folders)
     if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+        name = next((recipe.name for recipe in find_recipes(folders) if recipe.name == Path(words[0]).stem), None)
+        meant = nearest(words[0], COMMANDS) if name is None else f"; did you mean +recipe={name}?"
         raise ConfigError(
-            f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}\ncommands: {', '.join(COMMANDS)}; "
+            f"there is no command {words[0]!r}{meant}\ncommands: {', '.join(COMMANDS)}; "
             f"a recipe runs as: runner +recipe=NAME"
         )
     return _Composition(words, folders, config_dir).run()
 
 
-def _command(name: str, words: list[str], folders: list[Path]) -> int:
+def _command(name: str, words: list[str]) -> int:
     """What is no recipe; each command imports its own part alone."""
     if name == "compare":
         from runner.compare.command import run_compare
@@ -69,15 +77,24 @@ def _command(name: str, words: list[str], folders: list[Path]) -> int:
         from runner.doctor.command import run_doctor
 
         return run_doctor(words)
-    return _report(words) if name == "report" else _list(folders)
+    return _report(words) if name == "report" else _list(words)
 
 
-def _list(folders: list[Path]) -> int:
-    print(describe(find_recipes(folders)))
+def _list(words: list[str]) -> int:
+    if words[:1] in (["--help"], ["-h"]):
+        print("usage: runner list [--config-dir FOLDER]\nthe recipes found, a line each")
+        return 0
+    named = 2 if words[:1] in (["--config-dir"], ["-cd"]) else len(words) and words[0].startswith("--config-dir=")
+    if words[named:]:
+        raise ConfigError(f"runner list takes --config-dir FOLDER at most; given: {' '.join(words)}")
+    print(describe(find_recipes(user_folders(config_dir_of(words)))))
     return 0
 
 
 def _report(words: list[str]) -> int:
+    if words[:1] in (["--help"], ["-h"]):
+        print("usage: runner report PATH\nwrites report.md and report.html of a run or sweep again, from its files")
+        return 0
     if len(words) != 1:
         raise ConfigError("runner report takes the folder of one run or sweep: runner report outputs/RECIPE/RUN")
     from runner.report import ReportError, build_report, build_sweep_report
@@ -127,7 +144,7 @@ class _Composition:
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error)) from None
         except SystemExit as ended:  # after --help and the like, and for wrong flags
-            self._exit_code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            self._exit_code = ConfigError.exit_code if ended.code else 0
         finally:
             sys.argv = before
 

@@ -6,14 +6,23 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.errors import ConfigError
+
 _OF_THE_SWEEP = ("resume", "job", "sweep")
 
 
 def config_dir_of(words: Sequence[str]) -> str | None:
-    """The folder of ``--config-dir``: the one flag of Hydra's that is needed before Hydra."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """The folder of ``--config-dir``: the one flag of Hydra's that is needed before Hydra.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-dir", "-cd", default=None)
-    found: str | None = parser.parse_known_args(list(words))[0].config_dir
+    try:
+        found: str | None = parser.parse_known_args(list(words))[0].config_dir
+    except argparse.ArgumentError:
+        raise ConfigError("--config-dir needs a folder: --config-dir FOLDER") from None
     return found
 
 

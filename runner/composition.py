@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from runner.config.messages import unknown_key
 from runner.errors import ConfigError, listing, nearest
-from runner.recipes import Recipe, check_recipes
+from runner.recipes import BUILT_IN, Recipe, check_recipes
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 _HINTS = {
@@ -34,7 +34,8 @@ def chosen_recipes(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("recipe", "++recipe"):
-            raise ConfigError(f"{override!r} lacks its plus sign: recipes are added with +recipe={value or 'NAME'}")
+            fault = "lacks its plus sign" if key == "recipe" else "has a plus sign too many"
+            raise ConfigError(f"{override!r} {fault}: recipes are added with +recipe={value or 'NAME'}")
         if key == "+recipe":
             names += [name.strip(" '\"") for name in value.strip("[]").split(",")]
     return names
@@ -47,7 +48,8 @@ def check_overrides(overrides: Sequence[str], recipes: Sequence[Recipe]) -> None
         ConfigError: no recipe, an unknown one, or one without its plus sign.
     """
     names = chosen_recipes(overrides)
-    plain = [name for name in names if re.fullmatch(r"[\w.+-]*", name)]  # not paths, globs and interpolations
+    # not groups in groups, globs and interpolations
+    plain = [name for name in names if re.fullmatch(r"[\w.+-]*", name) or name.endswith(".yaml")]
     check_recipes(plain, recipes)
 
 
@@ -89,7 +91,7 @@ def explain(error: Exception) -> str:
             f"overrides look like key=value; text with special characters needs quotes: 'key=\"a, b\"'"
         )
     if isinstance(error, ConfigCompositionException):
-        return _composition(text)
+        return _composition(error)
     if isinstance(error, YAMLError):
         return f"a configuration file is no YAML: {' '.join(text.split())}"
     key = getattr(error, "full_key", None)
@@ -97,9 +99,14 @@ def explain(error: Exception) -> str:
     return f"{key}: {first}" if key and str(key) not in first else first
 
 
-def _composition(text: str) -> str:
-    unknown = re.match(r"Could not override '([^']+)'", text)
+def _composition(error: Exception) -> str:
+    text = str(error).strip()
+    unknown = re.match(r"Could not override '([^']+)'|Could not delete from config. '([^']+)' does not exist", text)
     if unknown is None:
-        return text
+        return f"{text}: {str(error.__cause__).splitlines()[0]}" if error.__cause__ is not None else text
+    if unknown[1] is None:
+        return unknown_key(unknown[2], "")
+    if (BUILT_IN / unknown[1]).is_dir():  # a group of which nothing is chosen
+        return f"{unknown[1]} lacks its plus sign: it is added with +{unknown[1]}=NAME"
     value = re.search(r"use \+?[^=\s]+(=.*)", text)
     return unknown_key(unknown[1], value[1] if value else "")

@@ -18,6 +18,8 @@ from engine.stats import EngineStats, TimelinePoint
 from engine.timeline import Timeline
 from runner.null_outputs import Output, Params, Speeds, Work
 
+BEGINS, ENDS = 1, -1  # of a service; at one moment ends come first
+
 
 class NullAsyncLLM:
     """Pretends to serve requests at the declared speeds; arguments as of ``runner.null_engine.NullLLM``.
@@ -42,6 +44,7 @@ class NullAsyncLLM:
         self._servers = [float("-inf")] * max_num_seqs  # heap of the moments at which they are free
         self._max_model_len = max_model_len
         self._fail_after = fail_after
+        self._coming: list[tuple[float, int]] = []  # heap of the moments at which services begin and end
         self._waiting = self._running = self._peak = 0
         self._finished = self._prompt_tokens = self._output_tokens = 0
         self._ready: float | None = None  # the first request's moment
@@ -73,21 +76,18 @@ class NullAsyncLLM:
             yield work.refused(RequestMetrics(arrival), error)
             return
         start = max(arrival, heapq.heappop(self._servers))
-        heapq.heappush(self._servers, start + self._speeds.service(work))
+        end = start + self._speeds.service(work)
+        heapq.heappush(self._servers, end)
+        heapq.heappush(self._coming, (start, BEGINS))
+        heapq.heappush(self._coming, (end, ENDS))
         self._waiting += 1
-        self._note(arrival)
-        try:
-            await _sleep_until(loop, start)
-        finally:
-            self._waiting -= 1
-        self._running += 1
-        self._peak = max(self._peak, self._running)
-        self._note(loop.time())
-        try:
-            async for output in self._serve(loop, work, arrival, start):
-                yield output
-        finally:
-            self._running -= 1
+        self._advance(arrival)
+        if start > arrival:
+            self._note(arrival)
+        await _sleep_until(loop, start)
+        async for output in self._serve(loop, work, arrival, start):
+            yield output
+        self._advance(loop.time())
 
     async def _serve(
         self, loop: asyncio.AbstractEventLoop, work: Work, arrival: float, start: float
@@ -108,6 +108,16 @@ class NullAsyncLLM:
         self._output_tokens += work.length
         yield work.output(RequestMetrics(arrival, start, first, end))
 
+    def _advance(self, now: float) -> None:
+        """Let the declared begins and ends of services up to now happen, each at its own moment."""
+        while self._coming and self._coming[0][0] <= now:
+            moment, change = heapq.heappop(self._coming)
+            self._running += change
+            self._waiting -= change == BEGINS
+            self._peak = max(self._peak, self._running)
+            if not self._coming or self._coming[0][0] > moment:
+                self._note(moment)
+
     def _note(self, now: float) -> None:
         """Put what is waiting and running now on the timeline."""
         if self._ready is None:
@@ -116,6 +126,7 @@ class NullAsyncLLM:
 
     async def stats(self) -> EngineStats:
         """Totals so far."""
+        self._advance(asyncio.get_running_loop().time())
         return EngineStats(
             steps=self._finished,
             prompt_tokens=self._prompt_tokens,

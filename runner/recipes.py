@@ -59,8 +59,9 @@ def check_recipes(chosen: Sequence[str], recipes: Sequence[Recipe]) -> None:
     for name in chosen:
         paths = [str(recipe.path) for recipe in recipes if recipe.name == name]
         if not paths:
+            stem = name.rpartition("/")[2].removesuffix(".yaml")
             raise ConfigError(
-                f"there is no recipe {name!r}{nearest(name, known)}\nknown recipes: {', '.join(known)} "
+                f"there is no recipe {name!r}{nearest(stem, known)}\nknown recipes: {', '.join(known)} "
                 f"(own ones: ./recipes/NAME.yaml or --config-dir)"
             )
         if len(paths) > 1:

@@ -12,6 +12,9 @@ from runner.config.keys import known_keys
 from runner.errors import listing, nearest
 
 MOST_SHOWN = 3  # wrong keys in one message
+_OF_HYDRA = (
+    "hydra.mode", "hydra.sweeper.params", "hydra.launcher.jobs", "hydra.launcher.fail_fast", "hydra.sweep.dir",
+)  # fmt: skip
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -30,6 +33,8 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, value: str) -> str:
     """The message for a key that no section has."""
+    if key.startswith("hydra."):
+        return f"unknown key {key}{value}{nearest(key, _OF_HYDRA)}\n(runner --cfg hydra shows all of them)"
     known = known_keys()
     section = re.sub(r"\[\d+\]", "", key).rpartition(".")[0]
     while section not in known:
@@ -41,7 +46,9 @@ def unknown_key(key: str, value: str) -> str:
             f"(a kind comes with its own keys: {section}=KIND)"
         )
     where = f"the keys of {section}" if section else "the keys at the top"
-    return f"unknown key {key}{value}{nearest(key, every)}\n{where}: {listing(known[section])}"
+    listed = re.sub(r"\[\d+\]", "", key)  # metrics[0].ref is looked for as metrics.ref
+    near = nearest(listed, every).replace(f"'{section}.", f"'{key.rpartition('.')[0]}.")
+    return f"unknown key {key}{value}{near}\n{where}: {listing(known[section])}"
 
 
 def _foreign_key(key: str, value: Any, data: Mapping[str, Any]) -> str | None:
@@ -85,7 +92,7 @@ def _why(finding: Any, key: str, value: Any, data: Mapping[str, Any]) -> str:
     if kind in _UNKNOWN:
         return _foreign_key(key, value, data) or unknown_key(key, f"={value!r}")
     if kind.startswith("missing"):
-        return f"{key} is required and not set; set it with {key}=VALUE"
+        return f"{key} is required and not set" + ("" if "[" in key else f"; set it with {key}=VALUE")
     if kind == "union_tag_invalid":
         allowed = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
         tag = context["tag"]

@@ -72,6 +72,7 @@ def report_environment() -> Environment:
         "utc": utc,
         "cell": _cell,
         "code": _code,
+        "line": _line,
     }
     return environment
 
@@ -79,6 +80,11 @@ def report_environment() -> Environment:
 def _cell(value: object) -> str:
     """Text that stays in one Markdown table cell."""
     return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _line(text: object) -> str:
+    """Lines of text as one."""
+    return "; ".join(str(text).splitlines())
 
 
 def _code(text: str) -> Markup:

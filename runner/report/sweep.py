@@ -125,6 +125,7 @@ def _job(sweep: Sweep, result: JobResult) -> dict[str, Any]:
         "planned": result.planned,
         "state": state,
         "run": run,
+        "file": "report.html" if run is not None and (sweep.path / run / "report.html").is_file() else "run.log",
         "seconds": None if state.started_at is None or state.ended_at is None else state.ended_at - state.started_at,
         "rows": result.flat.get("rows/total"),
         "errors": result.flat.get("rows/error"),
@@ -184,8 +185,7 @@ def _notes(sweep: Sweep, results: Sequence[JobResult], variants: Sequence[Varian
 def _search(sweep: Sweep, variants: Sequence[VariantResult]) -> dict[str, Any] | None:
     if sweep.search is None:
         return None
-    from runner.sweep.objective import best, objective_of
+    from runner.sweep.objective import objective_of, outcome
 
     goal = objective_of(sweep.search)
-    found = best(goal, variants)
-    return {"goal": goal, "best": found, "value": None if found is None else found.mean(goal.metric)}
+    return {"goal": goal, "outcome": outcome(goal, variants)}

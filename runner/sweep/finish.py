@@ -10,6 +10,7 @@ from rich.table import Table
 from runner.report.format import number
 from runner.report.sweep import build_sweep_report, summarised
 from runner.sweep.folder import MANIFEST, Sweep
+from runner.sweep.objective import objective_of, outcome
 from runner.sweep.results import VariantResult, job_results, variant_results, write_table
 from runner.sweep.table import cause, repeat_text, short_key
 
@@ -52,6 +53,10 @@ def print_sweep(sweep: Sweep, tracking: str) -> None:
     console = Console()
     if any(variant.repeats for variant in variants):
         console.print(_table(sweep, variants))
+    if sweep.search is not None:
+        goal = objective_of(sweep.search)
+        console.print(f"search   {goal.text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"best     {outcome(goal, variants)}", soft_wrap=True, highlight=False, markup=False)
     for result in results:
         if result.state.error is not None:
             repeat = repeat_text(result.planned)

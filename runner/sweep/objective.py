@@ -9,6 +9,7 @@ from typing import Any, Literal
 from runner.errors import ConfigError, nearest
 from runner.measure.definitions import METRICS, STATISTICS
 from runner.quality.requirements import parse_requirement
+from runner.report.format import number
 from runner.sweep.results import VariantResult, metric_of
 
 Direction = Literal["maximize", "minimize"]
@@ -82,6 +83,19 @@ def best(goal: Goal, variants: Sequence[VariantResult]) -> VariantResult | None:
     sign = 1 if goal.direction == "maximize" else -1
     kept = [variant for variant in variants if goal.feasible(variant)]
     return max(kept, key=lambda variant: sign * (variant.mean(goal.metric) or 0.0), default=None)
+
+
+def outcome(goal: Goal, variants: Sequence[VariantResult]) -> str:
+    """What a search has found, as people read it."""
+    found = best(goal, variants)
+    if found is not None:
+        value = found.mean(goal.metric)
+        return f"variant {found.variant.number}, {found.variant.label}, with {number(value)}"
+    measured = [variant for variant in variants if variant.mean(goal.metric) is not None]
+    if measured:
+        many = f"{len(measured)} point{'s' * (len(measured) > 1)}"
+        return f"none: of {many} that gave {goal.metric} none keeps to the constraints and requirements"
+    return f"none: no point gave {goal.metric}"
 
 
 def _bounds(search: Mapping[str, Any]) -> tuple[Bound, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_the_usual_interval_would_be_far_too_narrow() -> None:
     batches = batch_means(found)
     assert batches is not None
     assert batches[1] > 3 * independent
+
+
+def test_the_timeline_tells_what_the_servers_do() -> None:
+    """Never more at work than there are servers, and together exactly the declared work."""
+    engine = NullAsyncLLM(seconds_per_request=SERVICE, max_num_seqs=3)
+    simulate(section(kind="bursty", rate=250.0, burstiness=0.3), rows(300), engine)
+    stats = asyncio.run(engine.stats())
+    assert max(point.running for point in stats.timeline) == stats.peak_running == 3
+    assert (stats.timeline[-1].running, stats.running, stats.waiting) == (0, 0, 0)
+    assert min(point.waiting for point in stats.timeline) == 0
+    assert max(point.waiting for point in stats.timeline) > 3
+    times = [point.time for point in stats.timeline]
+    held = zip(stats.timeline, np.diff(times), strict=False)
+    assert sum(point.running * seconds for point, seconds in held) == pytest.approx(300 * SERVICE)
 
 
 def test_constant_arrivals_below_saturation_never_wait() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_search_finds_the_best_point_and_runs_none_twice(tmp_path: Path) -> No
     articles(tmp_path, 12)
     words = (*WORDS, *GOAL, "sweep.search.trials=12", "hydra.launcher.jobs=2")
     bound = 'sweep.search.constraints=["running/peak < 4"]'
-    succeed(tmp_path, *words, bound)
+    result = succeed(tmp_path, *words, bound)
     sweep = sweep_in(tmp_path)
     lines = table(sweep)
     tried = [line["engine.max_num_seqs"] for line in lines]
@@ -110,9 +111,28 @@ def test_a_search_finds_the_best_point_and_runs_none_twice(tmp_path: Path) -> No
     assert {line["state"] for line in lines} == {"finished"}
     text = (sweep.path / "report.md").read_text()
     assert "Search: maximize output_tokens_per_s with running/peak < 4" in text
-    assert "(engine.max_num_seqs=4)" in text.split("- Best:")[1].splitlines()[0]
+    assert ", engine.max_num_seqs=4, with" in text.split("- Best:")[1].splitlines()[0]
+    assert re.search(r"best +variant \d, engine.max_num_seqs=4, with", result.stdout)
     assert sweep.search is not None
     assert sweep.search["told"] == 12
+
+
+@pytest.mark.parametrize(
+    ("search", "outcome"),
+    [
+        (
+            (GOAL[0], 'sweep.search.constraints=["rows/ok > 999"]'),
+            "none: of 1 point that gave output_tokens_per_s none",
+        ),
+        (("sweep.search.objective='minimize e2e_ms/p99'",), "none: no point gave e2e_ms/p99"),
+    ],
+)
+def test_a_search_that_finds_nothing_says_so(tmp_path: Path, search: tuple[str, ...], outcome: str) -> None:
+    pytest.importorskip("optuna", reason="the extra 'search' (Optuna) is not installed")
+    articles(tmp_path, 12)
+    result = succeed(tmp_path, *WORDS, *search, "sweep.search.trials=1")
+    assert f"best     {outcome}" in result.stdout
+    assert f"- Best: {outcome}" in (sweep_in(tmp_path).path / "report.md").read_text()
 
 
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
