@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.errors import RequirementError
+from runner.errors import ConfigError, RequirementError
 from runner.sink.atomic import replaced
 
 FOLDER = "jobs"  # in the sweep's folder: NNN.json, NNN.state.json, NNN.log, NNN.lock
@@ -112,15 +112,21 @@ def standing_of(exit_code: int) -> Standing:
 
 
 def read_state(job: Job) -> JobState:
-    """The job's state as it was last noted; ``planned`` if nothing was."""
+    """The job's state as it was last noted; ``planned`` if nothing was.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     try:
         data: dict[str, Any] = json.loads(job.file("state.json").read_text(encoding="utf-8"))
+        run_dir = data.pop("run_dir")
+        # relative to the sweep's folder, so that the outputs may be moved
+        where = None if run_dir is None else Path(os.path.normpath(job.sweep_dir / run_dir))
+        return JobState(**data, run_dir=where)
     except FileNotFoundError:
         return JobState()
-    run_dir = data.pop("run_dir")
-    # relative to the sweep's folder, so that the outputs may be moved
-    where = None if run_dir is None else Path(os.path.normpath(job.sweep_dir / run_dir))
-    return JobState(**data, run_dir=where)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{job.file('state.json')} is damaged: {type(error).__name__}: {error}") from None
 
 
 def write_state(job: Job, state: JobState) -> None:

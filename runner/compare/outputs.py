@@ -116,16 +116,16 @@ def _match(found: OutputComparison, name: str, a: Record, b: Record, most_shown:
 
 def _flip(name: str, a: Record, b: Record) -> Flip:
     number, (x, y) = _completion(a.get("output"), b.get("output"))
-    where = _agree(x, y) if isinstance(x, str) and isinstance(y, str) else None
+    where = agreement(x, y) if isinstance(x, str) and isinstance(y, str) else None
     token, ids = None, None
     if "token_ids" in a and "token_ids" in b:
         left, right = (_nth(side["token_ids"], number) for side in (a, b))
-        token = _agree(left, right)
+        token = agreement(left, right)
         ids = (_at(left, token), _at(right, token))
     return Flip(name, where, token, ids, _excerpt(x, where), _excerpt(y, where))
 
 
-def _agree(a: Sequence[Any], b: Sequence[Any]) -> int:
+def agreement(a: Sequence[Any], b: Sequence[Any]) -> int:
     """How many entries or characters from the start are the same in both."""
     shorter = min(len(a), len(b))
     return next((place for place in range(shorter) if a[place] != b[place]), shorter)

@@ -197,20 +197,21 @@ def _count(outputs: OutputComparison) -> str:
     else:
         text = f"Outputs: {outputs.flips:,} of {outputs.rows:,} rows differ"
         text += f", {outputs.reasons:,} in their finish reason" if outputs.reasons else ""
-    return text + (f"; {outputs.prompts:,} rows had another prompt." if outputs.prompts else ".")
+    rows = f"{outputs.prompts:,} row{'s' * (outputs.prompts > 1)}"
+    return text + (f"; {rows} had another prompt." if outputs.prompts else ".")
 
 
 def _alone(outputs: OutputComparison) -> Iterator[str]:
     for name, count, ids in zip("AB", outputs.alone, (outputs.only_a, outputs.only_b), strict=True):
         if count:
             more = ", …" if count > len(ids) else ""
-            yield f"  {count:,} rows finished in {name} only: {', '.join(ids)}{more}"
+            yield f"  {count:,} row{'s' * (count > 1)} finished in {name} only: {', '.join(ids)}{more}"
 
 
 def _unstable(found: Comparison) -> Iterator[str]:
     for name, count in zip("AB", found.unstable, strict=True):
         if count:
-            yield f"  {name}'s own repeats differ from its first run in up to {count:,} rows."
+            yield f"  {name}'s own repeats differ from its first run in up to {count:,} row{'s' * (count > 1)}."
     if not any(found.unstable) and any(count is not None for count in found.unstable):
         yield "  The repeats of each set agree with its first run in every row."
 

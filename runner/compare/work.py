@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.keys import flat_keys
+from runner.compare.outputs import agreement
 from runner.compare.run_set import RunSet, started_at
 from runner.report.format import shortened
 
@@ -17,7 +18,8 @@ WORK = ("model", "prompt", "sampling", "task", "dataset", "load")
 FILES = ("files", "weights", "tokenizer", "chat_template")
 """What the manifest's ``model`` says of its files; the rest says how it was computed."""
 
-MOST_VALUE = 70
+MOST_VALUE = 80  # characters: a digest is shown whole
+BEFORE = 20  # characters shown before the first difference of long values
 _PATHS = ("dataset.path",)  # counts by content, through the digest
 
 
@@ -114,14 +116,24 @@ def contrasts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Contrast]:
     """What the two do not have in common, as text."""
     for name in dict.fromkeys((*a, *b)):
         if a.get(name) != b.get(name):
-            yield Contrast(name, _text(a.get(name)), _text(b.get(name)))
+            yield Contrast(name, *_texts(a.get(name), b.get(name)))
+
+
+def _texts(a: Any, b: Any) -> tuple[str, str]:
+    """Both values, shortened; of long ones what surrounds the first difference."""
+    first, second = _text(a), _text(b)
+    if first == second:  # only white space differs, or the type: 1 and "1"
+        first, second = (json.dumps(value, ensure_ascii=False, default=str) for value in (a, b))
+    shared = agreement(first, second)
+    start = shared - BEFORE if shared > MOST_VALUE - BEFORE and max(len(first), len(second)) > MOST_VALUE else 0
+    mark = "… " if start else ""
+    return mark + shortened(first[start:], MOST_VALUE), mark + shortened(second[start:], MOST_VALUE)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "nothing"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return shortened(" ".join(text.split()), MOST_VALUE)
+    return " ".join((value if isinstance(value, str) else json.dumps(value, default=str)).split())
 
 
 def _notes(a: RunSet, b: RunSet) -> Iterator[str]:

@@ -166,7 +166,8 @@ def _charts(run: RunFiles) -> Iterator[dict[str, Any]]:
     since = "seconds since the engine was ready"
     yield from _chart("Output tokens/s", since, WIDE, lambda w: charts.throughput(timeline, mean, w))
     yield from _chart("Running and waiting requests", since, WIDE, lambda w: charts.requests(timeline, w), legend)
-    yield from _chart("KV cache in use", since, WIDE, lambda w: charts.kv_use(timeline, w))
+    if run.flat.get("kv_use/peak") is not None:  # an engine without a KV cache has no curve of it
+        yield from _chart("KV cache in use", since, WIDE, lambda w: charts.kv_use(timeline, w))
     for metric in (m for m in METRICS if m.distribution and (m.name in SPANS or m.name in LOAD_SPANS)):
         if f"{metric.name}/mean" in run.flat:
             yield from _histogram(run, metric)

@@ -110,7 +110,7 @@ def _marks(frame: Frame, marks: Mapping[str, float | None]) -> str:
         x = frame.x(value)
         text = f"{name} {tick_label(float(number(value).replace(',', '')))}"
         half = 3.4 * len(text)
-        centre = min(max(x, half + 2), frame.width - half - 2)
+        centre = min(max(x, frame.left + half), frame.width - half - 2)  # left of the axis stand its own labels
         line = 0 if centre - half > taken[0] else 1
         taken[line] = centre + half + 6
         y = frame.top - 6 - 13 * line

@@ -77,10 +77,10 @@ def read_run(run_dir: Path) -> RunFiles:
     tracking, replay = run_dir / "tracking.json", run_dir / REPLAY_RESULT
     return RunFiles(
         run_dir=run_dir,
-        config=_mapping(yaml.safe_load(config_text), run_dir / "config.yaml"),
+        config=_yaml(config_text, run_dir / "config.yaml"),
         config_text=config_text,
         manifest=_json(run_dir / "manifest.json"),
-        metrics=_json(run_dir / "metrics.json"),
+        metrics=_metrics(run_dir / "metrics.json"),
         tracking=_json(tracking) if tracking.is_file() else None,
         replay=_json(replay) if replay.is_file() else None,
         requests=requests,
@@ -92,11 +92,25 @@ def read_run(run_dir: Path) -> RunFiles:
     )
 
 
+def _yaml(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(yaml.safe_load(text), path)
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         return _mapping(json.loads(path.read_text(encoding="utf-8")), path)
     except ValueError as error:
         raise ReportError(f"{path} is not valid JSON: {error}") from error
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    content = _json(path)
+    if not isinstance(content.get("metrics"), dict):
+        raise ReportError(f"{path} is damaged: it has no mapping under metrics")
+    return content
 
 
 def _mapping(content: Any, path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from runner.measure.repeats import FEWEST_REPEATS, Spread
 from runner.report.build import HALF, NARROW, report_environment
 from runner.report.run_files import ReportError
 from runner.report.tradeoff import Point, pareto_front, tradeoff
-from runner.sweep.folder import Sweep, read_sweep
+from runner.sweep.folder import MANIFEST, Sweep, read_sweep
 from runner.sweep.results import JobResult, VariantResult, job_results, metric_of, setting_keys, variant_results
 
 SUMMARY = (
@@ -41,7 +41,7 @@ def build_sweep_report(path: Path) -> list[Path]:
     try:
         sweep = read_sweep(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{path} holds no readable sweep: {error}") from error
+        raise ReportError(f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}") from error
     context = _context(sweep)
     written = []
     for name in ("report.md", "report.html"):

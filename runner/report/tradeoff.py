@@ -34,8 +34,9 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def tradeoff(points: Sequence[Point], cost: str, gain: str, width: float) -> Markup | None:
-    """The curve; ``None`` under two points. ``cost`` and ``gain`` are titles with their units."""
-    if len(points) < 2:
+    """The curve; ``None`` under two points, or where nothing costs anything. ``cost`` and ``gain`` are titles with
+    their units."""
+    if len(points) < 2 or not any(point.cost for point in points):
         return None
     high = ceiling(max(point.cost for point in points) * 1.08)
     top = ceiling(max(point.gain for point in points) * 1.08)

@@ -344,6 +344,30 @@ def test_damaged_file_is_named(run: RunInfo) -> None:
         build_report(run.run_dir)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", "[", r"config\.yaml is not valid YAML"),
+        ("config.yaml", "- 1", r"config\.yaml does not hold a mapping but list"),
+        ("metrics.json", "{}", r"metrics\.json is damaged: it has no mapping under metrics"),
+    ],
+)
+def test_what_is_damaged_is_named(run: RunInfo, name: str, content: str, message: str) -> None:
+    (run.run_dir / name).write_text(content)
+    with pytest.raises(ReportError, match=message):
+        build_report(run.run_dir)
+
+
+def test_an_engine_without_a_cache_has_no_curve_of_it(run: RunInfo) -> None:
+    """An empty plot says that the cache was empty."""
+    with_cache = build_report(run.run_dir)[1].read_text(encoding="utf-8")
+    metrics = json.loads((run.run_dir / "metrics.json").read_text())
+    metrics["metrics"]["kv_use/peak"] = None
+    (run.run_dir / "metrics.json").write_text(json.dumps(metrics))
+    without = build_report(run.run_dir)[1].read_text(encoding="utf-8")
+    assert ("KV cache in use" in with_cache, "KV cache in use" in without) == (True, False)
+
+
 def test_rebuilding_gives_the_same_bytes(run: RunInfo) -> None:
     first = [path.read_bytes() for path in build_report(run.run_dir)]
     assert [path.read_bytes() for path in build_report(run.run_dir)] == first

@@ -101,7 +101,7 @@ def test_repeats_that_disagree_among_themselves_are_named(tmp_path: Path, capsys
         write_run(tmp_path / "a" / str(number), {}, records=rows)
         write_run(tmp_path / "b" / str(number), {}, records=ROWS)
     _, text = said(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
-    assert "A's own repeats differ from its first run in up to 1 rows." in text
+    assert "A's own repeats differ from its first run in up to 1 row." in text
 
 
 def test_one_sweep_of_two_configurations_and_choosing_from_one_of_three(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.compare.run_set import RunSet
-from runner.compare.work import interleaved, work_differences
+from runner.compare.work import contrasts, interleaved, work_differences
 from runner.report.run_files import read_run
 from tests.runner.compare.folders import write_run
 
@@ -48,3 +48,17 @@ def test_where_data_lie_is_no_difference_and_what_they_are_is(tmp_path: Path) ->
     assert [one.name for one in same.settings] == ["engine.seed"]
     assert [(one.name, one.a, one.b) for one in same.environment] == [("package torch", "2.97", "2.98")]
     assert [(one.name, one.a, one.b) for one in other.work] == [("dataset digest", "d1", "d2")]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shown"),
+    [
+        ("sha256:" + "0" * 64, "sha256:" + "1" * 64, ("sha256:" + "0" * 64, "sha256:" + "1" * 64)),
+        ("word " * 100 + "one", "word " * 100 + "two", ("… word word word word one", "… word word word word two")),
+        ("one\ntwo", "one two", ('"one\\ntwo"', '"one two"')),
+        (1, "1", ("1", '"1"')),
+        (None, [1], ("nothing", "[1]")),
+    ],
+)
+def test_what_differs_is_seen(a: object, b: object, shown: tuple[str, str]) -> None:
+    assert [(one.a, one.b) for one in contrasts({"x": a}, {"x": b})] == [shown]
