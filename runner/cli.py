@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner.command import config_dir_of, run_command
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError, nearest
 from runner.flags import check_flags
-from runner.recipes import describe, find_recipes, user_folders
+from runner.recipes import Recipe, describe, find_recipes, user_folders
 from runner.threads import set_thread_defaults
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class _Composition:
         self._words, self._folders, self._config_dir = words, folders, config_dir
         self._exit_code = 0
         self._sweeps = False
+        self._recipes: list[Recipe] = []
 
     def run(self) -> int:
         """Compose and run; the worst job's exit code."""
@@ -127,7 +128,8 @@ class _Composition:
         from runner.composition import check_overrides
         from runner.recipe_source import register_folders
 
-        check_overrides([word for word in self._words if not word.startswith("-")], find_recipes(self._folders))
+        self._recipes = find_recipes(self._folders)
+        check_overrides([word for word in self._words if not word.startswith("-")], self._recipes)
         register_folders(self._folders)
         self._compose(hydra, self._words)
         if self._sweeps:  # the recipe's section asks for it
@@ -142,7 +144,7 @@ class _Composition:
         try:
             compose()
         except COMPOSITION_ERRORS as error:
-            raise ConfigError(explain(error)) from None
+            raise ConfigError(explain(error, self._recipes)) from None
         except SystemExit as ended:  # after --help and the like, and for wrong flags
             self._exit_code = ConfigError.exit_code if ended.code else 0
         finally:

@@ -77,12 +77,12 @@ def plain_data(composed: DictConfig, overrides: Sequence[str]) -> dict[str, Any]
     return resolved
 
 
-def explain(error: Exception) -> str:
-    """Hydra's, OmegaConf's and YAML's errors as one message each."""
+def explain(error: Exception, recipes: Sequence[Recipe] = ()) -> str:
+    """Hydra's, OmegaConf's and YAML's errors as one message each; ``recipes`` are those that there are."""
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        options = error.options or []
+        options = error.options or ([recipe.name for recipe in recipes] if group == "recipe" else [])
         return f"{group}={name!r} is not allowed: it must be one of {listing(options)}{nearest(name, options)}"
     if isinstance(error, OverrideParseException):
         reason = [line for line in text.splitlines() if not line.startswith(("See https", "Error parsing"))]

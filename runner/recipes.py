@@ -53,7 +53,7 @@ def check_recipes(chosen: Sequence[str], recipes: Sequence[Recipe]) -> None:
     """Refuse names that no recipe has, and names that two recipes have.
 
     Raises:
-        ConfigError: the message names the recipe, and the nearest or both of them.
+        ConfigError: the message names the recipe, and the nearest or both of them; or its file is no UTF-8.
     """
     known = sorted({recipe.name for recipe in recipes})
     for name in chosen:
@@ -66,6 +66,10 @@ def check_recipes(chosen: Sequence[str], recipes: Sequence[Recipe]) -> None:
             )
         if len(paths) > 1:
             raise ConfigError(f"the recipe {name!r} is there twice: {' and '.join(paths)}; rename one of them")
+        try:
+            Path(paths[0]).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"the recipe {paths[0]} cannot be read: {error}") from None
 
 
 def describe(recipes: Sequence[Recipe]) -> str:

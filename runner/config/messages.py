@@ -33,6 +33,8 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, value: str) -> str:
     """The message for a key that no section has."""
+    if key == "recipe":
+        return f"a recipe's file lacks the line '# @package _global_' at its beginning: it is read as recipe{value}"
     if key.startswith("hydra."):
         return f"unknown key {key}{value}{nearest(key, _OF_HYDRA)}\n(runner --cfg hydra shows all of them)"
     known = known_keys()

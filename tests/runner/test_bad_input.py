@@ -112,6 +112,25 @@ def test_one_clear_message(folder: Path, name: str) -> None:
     assert not (folder / "outputs").exists()
 
 
+def test_faults_of_own_recipes_are_named(folder: Path) -> None:
+    own = folder / "faulty" / "recipe"
+    own.mkdir(parents=True)
+    for name, content in {
+        "bare": b"sampling: {max_tokens: 2}\n",
+        "bytes": b"# \xff\n",
+        "based": b"defaults: [dmeo]\n",
+    }.items():
+        (own / f"{name}.yaml").write_bytes(content)
+
+    def message(name: str) -> str:
+        return refused(folder, f"+recipe=[demo,{name}]", "--config-dir", "faulty")
+
+    assert "lacks the line '# @package _global_'" in message("bare")
+    assert "recipe/bytes.yaml cannot be read: 'utf-8' codec" in message("bytes")
+    assert "recipe='dmeo' is not allowed" in message("based")
+    assert "did you mean 'demo'?" in message("based")
+
+
 def test_bad_yaml_is_named(folder: Path) -> None:
     (folder / "own").mkdir()
     (folder / "own" / "broken.yaml").write_text("sampling: [1\n")
