@@ -43,7 +43,7 @@ class Interrupted(BaseException):
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the known name that looks most like ``name``, or nothing."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    return f"; did you mean '{found[0]}'?" if found and name else ""
 
 
 def listing(names: Iterable[str]) -> str:

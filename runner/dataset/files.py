@@ -11,6 +11,14 @@ from runner.errors import ConfigError, nearest
 from runner.recipes import BUILT_IN
 
 BUILT_IN_PREFIX = "builtin:"
+_PACKED = {
+    b"\x1f\x8b": "gunzip",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"PK\x03\x04": "unzip",
+    b"\xfd7zXZ": "unxz",
+    b"BZh91AY&SY": "bunzip2",
+}
+"""How compressed files begin, and what unpacks them."""
 
 
 def find_files(path: str, key: str = "dataset.path") -> list[Path]:
@@ -21,12 +29,13 @@ def find_files(path: str, key: str = "dataset.path") -> list[Path]:
         key: where it stands in the configuration, for messages.
 
     Raises:
-        ConfigError: nothing is there, or a folder.
+        ConfigError: nothing is there, a folder, or a compressed file.
     """
     if path.startswith(BUILT_IN_PREFIX):
         return [_existing(BUILT_IN / "data" / path.removeprefix(BUILT_IN_PREFIX), path, key)]
     if glob.has_magic(path) and not Path(path).exists():
-        files = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
+        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
+        files = [_existing(file, str(file), key) for file in found if file.is_file()]
         if not files:
             raise ConfigError(f"{key}={path!r} matches no file (looked from {Path.cwd()})")
         return files
@@ -40,9 +49,13 @@ def _existing(file: Path, path: str, key: str) -> Path:
         siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise ConfigError(f"{key}={path!r}: there is no file {file.absolute()}{nearest(file.name, siblings)}")
     try:
-        file.open("rb").close()
+        with file.open("rb") as stream:
+            begin = stream.read(max(map(len, _PACKED)))
     except OSError as error:
         raise ConfigError(f"{key}={path!r} cannot be read: {error.strerror}") from None
+    packed = next((program for magic, program in _PACKED.items() if begin.startswith(magic)), None)
+    if packed is not None:
+        raise ConfigError(f"{key}={path!r} is a compressed file, which is not read as it is: unpack it with {packed}")
     return file
 
 

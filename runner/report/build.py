@@ -44,7 +44,7 @@ def build_report(run_dir: Path) -> list[Path]:
     Raises:
         ReportError: the folder holds no finished run, or one of its files is damaged.
     """
-    run = read_run(run_dir)
+    run = read_run(run_dir.absolute())  # the commands that it shows work from everywhere
     context = _context(run)
     written = []
     for name in ("report.md", "report.html"):

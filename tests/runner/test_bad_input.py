@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ CASES = {
     ),
     "missing built-in file": (("+recipe=demo", "dataset.path=builtin:nothing.jsonl"), ["builtin:nothing.jsonl"]),
     "folder as file": (("+recipe=demo", "dataset.path=."), ["dataset.path='.'", "is a folder"]),
+    "compressed file": (("+recipe=demo", "dataset.path=packed*"), ["packed.jsonl.gz", "compressed", "gunzip"]),
+    "empty value": (("+recipe=demo", "name="), ["name=''", "must be text that matches"]),
     "empty glob": (("+recipe=demo", "dataset.path=no*.jsonl"), ["dataset.path='no*.jsonl'", "matches no file"]),
     "empty dataset": (("+recipe=demo", "dataset.path=empty.jsonl"), ["empty", "empty.jsonl", "no rows"]),
     "missing column": (
@@ -100,6 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bad")
     articles(path, 2)
     (path / "empty.jsonl").write_text("\n\n")
+    (path / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"article": "x"}\n'))
     return path
 
 
