@@ -213,7 +213,7 @@ def _answers(core: GenerationCore, group: Sequence[tuple[int, Work]], case: Case
         step += 1
         running = core.scheduler.running
         if case.forced and running and step % FORCED_EVERY == 0 and forced < FORCED_MOST * len(group):
-            core.scheduler._preempt(draw.choice(running))  # as when blocks run out: what runs may be in flight
+            core.scheduler.requests.preempt(draw.choice(running))  # as when blocks run out: what runs may be in flight
             forced += 1
 
 
