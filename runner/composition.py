@@ -106,6 +106,9 @@ def _composition(error: Exception) -> str:
         return f"{text}: {str(error.__cause__).splitlines()[0]}" if error.__cause__ is not None else text
     if unknown[1] is None:
         return unknown_key(unknown[2], "")
+    inner = getattr(error.__cause__, "full_key", None)  # of an override whose value is a mapping
+    if inner and inner.startswith(f"{unknown[1]}."):
+        return unknown_key(inner, "")
     if (BUILT_IN / unknown[1]).is_dir():  # a group of which nothing is chosen
         return f"{unknown[1]} lacks its plus sign: it is added with +{unknown[1]}=NAME"
     value = re.search(r"use \+?[^=\s]+(=.*)", text)
