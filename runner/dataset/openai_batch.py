@@ -37,7 +37,10 @@ class OpenAiBatchSource:
     def read(self) -> Iterator[Record | Malformed]:
         """Every request as a record."""
         for record in self.lines.read():
-            yield record if isinstance(record, Malformed) else _record(record.columns)
+            if isinstance(record, Record):
+                found = _record(record.columns)
+                record = found if isinstance(found, Record) else Malformed(found, record.columns)
+            yield record
 
     def fingerprint(self) -> str:
         """sha256 of the files' bytes."""
@@ -52,21 +55,22 @@ class OpenAiBatchSource:
         return self.lines.describe()
 
 
-def _record(request: Mapping[str, Any]) -> Record | Malformed:
+def _record(request: Mapping[str, Any]) -> Record | str:
+    """A request as a row, or what is wrong with it."""
     name, url, body = (request.get(key) for key in ("custom_id", "url", "body"))
     where = f"the request {name!r}"
     if not isinstance(body, Mapping) or url not in PROMPTS:
-        return Malformed(f"{where} needs a body, and one of the urls {', '.join(PROMPTS)}; its url is {url!r}")
+        return f"{where} needs a body, and one of the urls {', '.join(PROMPTS)}; its url is {url!r}"
     prompt = PROMPTS[url]
     if body.get(prompt) is None:
-        return Malformed(f"{where} has no body.{prompt}")
+        return f"{where} has no body.{prompt}"
     columns: dict[str, Any] = {"custom_id": name, "url": url, prompt: body[prompt], **dict.fromkeys(PARAMETERS)}
     for key, value in body.items():
         if key == prompt or key in NO_EFFECT or value is None or (key in FIXED and value == FIXED[key]):
             continue
         found = _parameter(key, value, body)
         if found is None:
-            return Malformed(f"{where}: body.{key}={value!r} is not supported")
+            return f"{where}: body.{key}={value!r} is not supported"
         columns |= found
     return Record(columns)
 

@@ -24,7 +24,8 @@ def name_rows(records: Iterable[Record | Malformed], id_column: str | None) -> I
     Lone surrogates in ids are spelt out, for they go into files of every kind."""
     for index, record in enumerate(records):
         if isinstance(record, Malformed):
-            yield BadRow(index, None, record.error)
+            name = None if id_column is None else record.columns.get(id_column)
+            yield BadRow(index, None if name is None else writable(str(name)), record.error)
         elif id_column is None:
             yield Row(index, str(index) if record.id is None else writable(record.id), record.columns)
         elif record.columns.get(id_column) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -35,9 +35,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """What a source could not read; ``error`` names file and line."""
+    """What a source could not make a row of; ``error`` names file and line. ``columns`` is what could be read all the
+    same: it may hold the row's id."""
 
     error: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):

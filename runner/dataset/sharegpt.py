@@ -34,7 +34,12 @@ class ShareGptSource:
         """Every conversation as a record."""
         for file in self.files:
             for where, item in _items(file):
-                yield item if isinstance(item, Malformed) else _record(where, item)
+                if isinstance(item, Malformed):
+                    yield item
+                    continue
+                found = _record(where, item)
+                known = item if isinstance(item, Mapping) else {}
+                yield found if isinstance(found, Record) else Malformed(found, known)
 
     def fingerprint(self) -> str:
         """sha256 of the files' bytes."""
@@ -86,30 +91,29 @@ def _array(file: Path, stream: TextIO, text: str) -> Iterator[tuple[str, Any]]:
         text, number, size = text[end:], number + 1, PIECE
 
 
-def _record(where: str, item: Any) -> Record | Malformed:
+def _record(where: str, item: Any) -> Record | str:
+    """A conversation as a row, or what is wrong with it."""
     if not isinstance(item, Mapping):
-        return Malformed(f"{where} is not a JSON object but {type(item).__name__}")
+        return f"{where} is not a JSON object but {type(item).__name__}"
     key = next((name for name in ("conversations", "messages", "conversation") if name in item), None)
     if key is None or not isinstance(item[key], list):
-        return Malformed(f"{where} has no list of turns under conversations or messages")
+        return f"{where} has no list of turns under conversations or messages"
     turns: list[dict[str, str]] = []
     for number, turn in enumerate(item[key]):
         speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
         if not isinstance(speaker, str) or not isinstance(text, str):
-            return Malformed(f"{where}, turn {number}: it must have texts under from and value, or role and content")
+            return f"{where}, turn {number}: it must have texts under from and value, or role and content"
         if speaker not in ROLES:
-            return Malformed(
-                f"{where}, turn {number}: the speaker {speaker!r} is not known (known: {', '.join(ROLES)})"
-            )
+            return f"{where}, turn {number}: the speaker {speaker!r} is not known (known: {', '.join(ROLES)})"
         turns.append({"role": ROLES[speaker], "content": text})
     return _columns(where, turns, {name: value for name, value in item.items() if name != key})
 
 
-def _columns(where: str, turns: list[dict[str, str]], others: dict[str, Any]) -> Record | Malformed:
+def _columns(where: str, turns: list[dict[str, str]], others: dict[str, Any]) -> Record | str:
     users = [number for number, turn in enumerate(turns) if turn["role"] == "user"]
     if not users:
-        return Malformed(f"{where} has no turn of a user")
+        return f"{where} has no turn of a user"
     begun = [turn for turn in turns[: users[0]] if turn["role"] == "system"]  # an answer to nothing is left out
     return Record(
         {

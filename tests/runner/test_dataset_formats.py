@@ -92,6 +92,14 @@ def request(name: str, url: str = "/v1/chat/completions", **body: Any) -> dict[s
     return {"custom_id": name, "method": "POST", "url": url, "body": {"model": "gpt-4o", **prompt, **body}}
 
 
+def test_an_unusable_item_keeps_its_id(tmp_path: Path) -> None:
+    items = [{"id": "a", "conversations": []}, {"conversations": [{"from": "alien", "value": "x"}]}, 7]
+    write_rows(tmp_path / "talks.jsonl", items)
+    for id_column, ids in (("id", ["a", None, None]), (None, [None, None, None])):
+        dataset = opened(kind="sharegpt", path=str(tmp_path / "talks.jsonl"), id_column=id_column)
+        assert [row.id for row in dataset.iter_rows()] == ids
+
+
 def test_a_batch_requests_own_parameters_become_columns(tmp_path: Path) -> None:
     rows = [
         request("a", temperature=0.5, max_completion_tokens=7, stop=["x"], stream=False, user="me", seed=None),
@@ -135,7 +143,7 @@ def test_a_batch_goes_in_and_comes_out_in_openais_format(tmp_path: Path) -> None
     assert body["choices"][0]["finish_reason"] == "length"
     assert [choice["index"] for choice in second["response"]["body"]["choices"]] == [0, 1]
     (error,) = records(path / "batch_errors.jsonl")
-    assert (error["custom_id"], error["response"]) == (None, None)
+    assert (error["id"], error["custom_id"], error["response"]) == ("batch_req_bad", "bad", None)
     assert "body.tools" in error["error"]["message"]
 
 
