@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from runner.report.build import HALF, NARROW, report_environment
 from runner.report.run_files import ReportError
 from runner.report.tradeoff import Point, pareto_front, tradeoff
 from runner.sweep.folder import MANIFEST, Sweep, read_sweep
+from runner.sweep.plan import Variant
 from runner.sweep.results import JobResult, VariantResult, job_results, metric_of, setting_keys, variant_results
 
 SUMMARY = (
@@ -29,6 +30,7 @@ GAINS = ("output_tokens_per_s", "total_tokens_per_s")
 COSTS = (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E"))
 PERCENTILES = ("p99", "p95", "p90", "p50")
 MOST_COLUMNS = 6  # of one table
+MOST_KEYS = 4  # settings with a column of their own: a sheet of paper holds no more
 MOST_CHARTS = 2  # a pooling model has neither of the first two kinds of latency, and gets the third
 
 
@@ -55,18 +57,18 @@ def _context(sweep: Sweep) -> dict[str, Any]:
     results = job_results(sweep)
     variants = variant_results(results)
     columns = [(name, _title(name), metric_of(name)) for name in summarised(variants)]
+    short = short_keys(setting_keys(results))
     counts = [(state, sum(r.state.standing == state for r in results)) for state in ("finished", "failed", "killed")]
     return {
         "sweep": sweep,
         "title": sweep.name,
         "complete": bool(results) and all(result.state.standing == "finished" for result in results),
         "counts": [(state, count) for state, count in counts if count],
-        "keys": setting_keys(results),
+        "headings": list(short.values()) if len(short) <= MOST_KEYS else ["variant"],
         "parts": _parts(columns),
         "columns": columns,
-        "variants": [_variant(variant, columns) for variant in variants],
-        "short": short_keys(setting_keys(results)),
-        "jobs": [_job(sweep, result) for result in results],
+        "variants": [_variant(variant, columns, short) for variant in variants],
+        "jobs": [_job(sweep, result, short) for result in results],
         "failed": [result for result in results if result.state.standing == "failed"],
         "left": [result for result in results if result.state.standing not in ("finished", "failed")],
         "charts": list(_charts(variants)),
@@ -84,6 +86,14 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     return {key: end if ends.count(end) == 1 else key.lstrip("+") for key, end in zip(keys, ends, strict=True)}
 
 
+def _settings(variant: Variant, short: Mapping[str, str]) -> list[str]:
+    """What sets a variant apart, a text for each heading: of more keys than have room side by side, one for all."""
+    texts = {key: variant.settings.get(key, "").replace("\n", "\\n") for key in short}
+    if len(short) <= MOST_KEYS:
+        return list(texts.values())
+    return [", ".join(f"{short[key]}={text}" for key, text in texts.items() if text)]
+
+
 def summarised(variants: Sequence[VariantResult]) -> list[str]:
     """What has a value: how good the outputs are, as far as the recipe asked, and how fast they came."""
     seen = dict.fromkeys(name for variant in variants for repeat in variant.repeats for name in repeat.flat)
@@ -99,9 +109,13 @@ def _title(name: str) -> str:
     return f"{metric.title} {name.rpartition('/')[2]}" if metric.distribution else metric.title
 
 
-def _variant(variant: VariantResult, columns: Sequence[tuple[str, str, Metric | None]]) -> dict[str, Any]:
+def _variant(
+    variant: VariantResult, columns: Sequence[tuple[str, str, Metric | None]], short: Mapping[str, str]
+) -> dict[str, Any]:
     cells = [(_rounded(variant.spread(name)), metric.unit if metric else "") for name, _, metric in columns]
-    return {"variant": variant.variant, "runs": len(variant.repeats), "unmet": variant.unmet, "cells": cells}
+    settings = _settings(variant.variant, short)
+    return {"variant": variant.variant, "settings": settings, "runs": len(variant.repeats), "unmet": variant.unmet,
+            "cells": cells}  # fmt: skip
 
 
 def _rounded(found: Spread) -> Spread:
@@ -118,11 +132,12 @@ def _parts(columns: Sequence[tuple[str, str, Metric | None]]) -> list[list[int]]
     return [part[at : at + MOST_COLUMNS] for part in (others, latencies) for at in range(0, len(part), MOST_COLUMNS)]
 
 
-def _job(sweep: Sweep, result: JobResult) -> dict[str, Any]:
+def _job(sweep: Sweep, result: JobResult, short: Mapping[str, str]) -> dict[str, Any]:
     state = result.state
     run = None if state.run_dir is None else os.path.relpath(state.run_dir, sweep.path)
     return {
         "planned": result.planned,
+        "settings": _settings(result.planned.variant, short),
         "state": state,
         "run": run,
         "file": "report.html" if run is not None and (sweep.path / run / "report.html").is_file() else "run.log",

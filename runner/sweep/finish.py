@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from runner.report.format import number
@@ -12,15 +13,18 @@ from runner.report.sweep import build_sweep_report, summarised
 from runner.sweep.folder import MANIFEST, Sweep
 from runner.sweep.objective import objective_of, outcome
 from runner.sweep.results import VariantResult, job_results, variant_results, write_table
-from runner.sweep.table import cause, repeat_text, short_key
+from runner.sweep.table import cause, named, short_key
 
+FILE_WIDTH = 120  # characters
+MOST_SETTING, LEAST_SETTING = 32, 6
+MOST_COLUMNS = 3  # of settings; more of them stand in one
 Points = list[tuple[str, int, float]]
 SHOWN = {
     "output_tokens_per_s": "tokens/s",
     "requests_per_s": "rows/s",
-    "ttft_ms/p50": "TTFT p50, ms",
-    "tpot_ms/p50": "TPOT p50, ms",
-    "e2e_ms/p50": "E2E p50, ms",
+    "ttft_ms/p50": "TTFT\np50, ms",
+    "tpot_ms/p50": "TPOT\np50, ms",
+    "e2e_ms/p50": "E2E\np50, ms",
 }
 
 
@@ -51,6 +55,8 @@ def print_sweep(sweep: Sweep, tracking: str) -> None:
     results = job_results(sweep)
     variants = variant_results(results)
     console = Console()
+    if not console.is_terminal:  # a file has room for all columns
+        console = Console(width=max(console.width, FILE_WIDTH))
     if any(variant.repeats for variant in variants):
         console.print(_table(sweep, variants))
     if sweep.search is not None:
@@ -59,9 +65,8 @@ def print_sweep(sweep: Sweep, tracking: str) -> None:
         console.print(f"best     {outcome(goal, variants)}", soft_wrap=True, highlight=False, markup=False)
     for result in results:
         if result.state.error is not None:
-            repeat = repeat_text(result.planned)
             what = "failed" if result.state.standing == "failed" else "not met"
-            line = f"{what}: job {result.planned.number} ({result.planned.variant.label}, {repeat}): "
+            line = f"{what}: job {result.planned.number} ({named(result.planned)}): "
             console.print(line + cause(result.state), soft_wrap=True, highlight=False, markup=False)
     console.print(f"\nsweep    {sweep.path}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report   {sweep.path / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
@@ -72,15 +77,24 @@ def _table(sweep: Sweep, variants: list[VariantResult]) -> Table:
     table = Table(title=f"{sweep.name}: {len(variants)} variants, mean ± standard deviation", title_justify="left")
     keys = list(dict.fromkeys(key for variant in variants for key in variant.variant.settings))
     shown = [name for name in SHOWN if any(variant.mean(name) is not None for variant in variants)]
-    for key in keys:
-        table.add_column(short_key(key), overflow="fold")
-    table.add_column("runs", justify="right")
+    apart = len(keys) <= MOST_COLUMNS
+    for name in map(short_key, keys) if apart else ["variant"]:
+        table.add_column(name, overflow="fold", min_width=LEAST_SETTING)
+    table.add_column("runs", justify="right", min_width=4)
     for name in shown:
-        table.add_column(SHOWN[name], justify="right")
+        table.add_column(SHOWN[name], justify="right", overflow="fold", min_width=8)
     for variant in variants:
-        settings = [variant.variant.settings.get(key, "") for key in keys]
-        table.add_row(*settings, str(len(variant.repeats)), *(_spread(variant, name) for name in shown))
+        own = {key: _short(variant.variant.settings.get(key, "")) for key in keys}
+        line = ", ".join(f"{short_key(key)}={value}" for key, value in own.items() if value)
+        settings = list(own.values()) if apart else [line]
+        table.add_row(*map(escape, settings), str(len(variant.repeats)), *(_spread(variant, name) for name in shown))
     return table
+
+
+def _short(value: str) -> str:
+    """A setting that leaves room for the figures; whole ones are in the report."""
+    line = value.replace("\n", "\\n")
+    return line if len(line) <= MOST_SETTING else line[: MOST_SETTING - 1] + "…"
 
 
 def _spread(variant: VariantResult, name: str) -> str:

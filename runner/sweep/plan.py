@@ -18,8 +18,9 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The settings as one text."""
-        return ", ".join(f"{key.lstrip('+')}={value}" for key, value in self.settings.items()) or "as it is"
+        """The settings as one line of text."""
+        pairs = (f"{key.lstrip('+')}={value}" for key, value in self.settings.items())
+        return ", ".join(pairs).replace("\n", "\\n") or "as it is"
 
 
 @dataclass(frozen=True)

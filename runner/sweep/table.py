@@ -32,11 +32,15 @@ def repeat_text(planned: PlannedJob) -> str:
     return f"warm-up {planned.repeat}" if planned.warmup else str(planned.repeat)
 
 
+def named(planned: PlannedJob) -> str:
+    """What a job runs: the variant, and which repeat where there are several."""
+    counted = planned.warmup or planned.repeat > 1
+    return planned.variant.label + (f", {'' if planned.warmup else 'repeat '}{repeat_text(planned)}" if counted else "")
+
+
 def job_line(planned: PlannedJob, jobs: int, state: JobState) -> str:
     """What is said of a job that begins or ends."""
-    what = f"job {planned.number}/{jobs} {state.standing}: {planned.variant.label}"
-    if planned.warmup or planned.repeat > 1:
-        what += f", {'' if planned.warmup else 'repeat '}{repeat_text(planned)}"
+    what = f"job {planned.number}/{jobs} {state.standing}: {named(planned)}"
     if state.error is not None:
         return f"{what}: {cause(state)}"
     if state.standing == "running" or state.started_at is None or state.ended_at is None:

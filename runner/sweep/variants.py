@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from runner.errors import ConfigError
 from runner.sweep.plan import Variant
@@ -22,7 +23,7 @@ _WORDS = ("null", "true", "false", "nan", "inf")
 def quoted(value: Any) -> str:
     """A plain value in Hydra's grammar, read back as the same value."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quoted(str(k))}: {quoted(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k)}: {quoted(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(quoted, value)) + "]"
     if value is None or isinstance(value, bool):
@@ -34,6 +35,30 @@ def quoted(value: Any) -> str:
     escaped = re.sub(r'(\\*)"', lambda found: found[1] * 2 + '\\"', text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f'"{escaped}{chr(92) * trailing}"'
+
+
+def _key(key: Any) -> str:
+    """A mapping's key: Hydra's grammar has no quotes for one, but escapes."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key) if isinstance(key, str) else quoted(key)
+
+
+def _checked(number: int, key: str, value: Any) -> str:
+    """A case's value in Hydra's grammar.
+
+    Raises:
+        ConfigError: it holds a mapping with a key that the grammar has no way to write, such as ``ü`` or a text ``5``.
+    """
+    text = quoted(value)
+    try:
+        same = OverridesParser.create().parse_override(f"key={text}").value() == value
+    except HydraException:
+        same = False
+    if not same:
+        raise ConfigError(
+            f"sweep.cases: case {number}: {key}={value!r} cannot be written as an override of Hydra's, which has no "
+            f"quotes for a mapping's keys: put it into a configuration group's file, and let the case choose that"
+        )
+    return text
 
 
 def parse_overrides(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
@@ -58,7 +83,7 @@ def expand(overrides: Mapping[str, Override], cases: Sequence[Mapping[str, Any]]
     """Every case with every point of the grid.
 
     Raises:
-        ConfigError: a case sets what the grid sets too, or the grid has a range without points.
+        ConfigError: a case sets what the grid sets too or cannot be written, or the grid has a range without points.
     """
     swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
     fixed = [str(override.input_line) for key, override in overrides.items() if key not in swept]
@@ -68,8 +93,11 @@ def expand(overrides: Mapping[str, Override], cases: Sequence[Mapping[str, Any]]
         if both:
             raise ConfigError(f"sweep.cases: case {number} sets {both[0]}, which is set outside too: leave one out")
     found: list[Variant] = []
-    for case, point in itertools.product(cases or [{}], _points(swept)):
-        settings = {**{key: quoted(value) for key, value in case.items()}, **point}
+    written = [
+        {key: _checked(number, key, value) for key, value in case.items()} for number, case in enumerate(cases, start=1)
+    ]
+    for case, point in itertools.product(written or [{}], _points(swept)):
+        settings = {**case, **point}
         words = (*fixed, *(f"{key}={value}" for key, value in settings.items()))
         found.append(Variant(len(found) + 1, words, settings))
     return found

@@ -156,3 +156,17 @@ def test_a_sweeps_report_fits_as_well(page: Page, tmp_path: Path) -> None:
     text = visible_text(page)
     for words_shown in ("COMPLETE", "Trade-off", "Variants", "Jobs", "max_tokens", "seconds_per_step", "E2E p50"):
         assert words_shown in text, words_shown
+
+
+def test_a_sweep_of_many_settings_fits_as_well(page: Page, tmp_path: Path) -> None:
+    """Of more settings than have columns side by side, each variant's stand in one."""
+    articles(tmp_path, 12)
+    cases = (
+        "[{prompt.system: 'A text that is far too long for a narrow column', sampling.stop: ['.', 'and so on'],"
+        " sampling.seed: 5}, {sampling.max_tokens: 4, sampling.min_tokens: 2, engine.seconds_per_step: 0.002}]"
+    )
+    succeed(tmp_path, "+recipe=demo", *NULL, "dataset.path=articles.jsonl", f"sweep.cases={cases}")
+    (path,) = tmp_path.glob("outputs/*/sweep-*/report.html")
+    fits(page, path)
+    page.open(path, DESKTOP)
+    assert "max_tokens=4, min_tokens=2, seconds_per_step=0.002" in visible_text(page)

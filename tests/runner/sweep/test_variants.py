@@ -85,6 +85,24 @@ def test_repeats_are_interleaved_behind_the_warm_ups(loader: ConfigLoader) -> No
     assert order == [("A", 1, True), ("B", 1, True), ("A", 1, False), ("B", 1, False), ("A", 2, False), ("B", 2, False)]
 
 
+def test_cases_hold_mappings(loader: ConfigLoader) -> None:
+    case = {
+        "sampling.logit_bias": {5: 1.5, 7: -2},
+        "model.hf_overrides": {"rope": {"my key": [1, "x, y"]}, "$a:b": None},
+    }
+    (found,) = expand(all_overrides(None, [], loader), [case])
+    read = OverridesParser.create().parse_overrides(list(found.overrides))
+    assert {override.key_or_group: override.value() for override in read} == case
+    for key in ("ü", "5", ""):
+        with pytest.raises(ConfigError, match=r"case 2: a=.* cannot be written"):
+            words(loader, None, [], [{"b": 1}, {"a": {key: 1}}])
+
+
+def test_a_label_is_one_line(loader: ConfigLoader) -> None:
+    (found,) = expand(all_overrides(None, [], loader), [{"sampling.stop": ["\n\n"]}])
+    assert found.label == 'sampling.stop=["\\n\\n"]'
+
+
 plain = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20)
 values = st.recursive(
