@@ -118,10 +118,12 @@ class JsonValid(QualitySection):
         from jsonschema.validators import validator_for
 
         try:
-            validator_for(self.json_schema).check_schema(self.json_schema)
+            kind = validator_for(self.json_schema)
+            kind.check_schema(self.json_schema, format_checker=kind.FORMAT_CHECKER)  # its patterns as well
         except SchemaError as error:
             return str(error.message)
-        return None
+        reference = _unresolved(self.json_schema)
+        return None if reference is None else f"its $ref {reference!r} leads nowhere (nothing is fetched)"
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -136,6 +138,28 @@ class Length(QualitySection):
     @property
     def figures(self) -> tuple[str, ...]:
         return ("output_characters", "output_words")
+
+
+def _unresolved(schema: dict[str, Any]) -> str | None:
+    """The first ``$ref`` of a schema that is not within it."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    def first(resource: Any, resolver: Any) -> str | None:
+        reference = resource.contents.get("$ref") if isinstance(resource.contents, dict) else None
+        try:
+            if isinstance(reference, str):
+                resolver.lookup(reference)
+        except Unresolvable:
+            return reference
+        inner = (first(part, resolver.in_subresource(part)) for part in resource.subresources())
+        return next((found for found in inner if found is not None), None)
+
+    whole: Any = Resource.from_contents(schema, default_specification=DRAFT202012)
+    uri = whole.id() or ""
+    registry: Any = Registry().with_resource(uri, whole).crawl()
+    return first(whole, registry.resolver(uri))
 
 
 MetricSection = Annotated[

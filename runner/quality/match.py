@@ -64,9 +64,9 @@ class JsonScorer(MeanScorer):
         """``NaN`` and ``Infinity`` are no JSON."""
         try:
             document = json.loads(output, parse_constant=_refuse)
-        except (ValueError, RecursionError):
+            return mean_of([float(self._validator is None or self._validator.is_valid(document))])
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than anything can follow
             return mean_of([0.0])
-        return mean_of([float(self._validator is None or self._validator.is_valid(document))])
 
 
 def _refuse(constant: str) -> NoReturn:

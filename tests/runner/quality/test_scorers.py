@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from runner.config.metrics import MetricSection
+from runner.config.metrics import JsonValid, MetricSection
 from runner.quality.judge import SCORES, judge_outputs
 
 SECTION: TypeAdapter[Any] = TypeAdapter(MetricSection)
@@ -53,6 +53,7 @@ def texts() -> tuple[list[str], list[str]]:
         ({"kind": "json_valid"}, '{"a": 1} and more', None, 0),
         ({"kind": "json_valid"}, "[" * 100_000, None, 0),
         ({"kind": "json_valid", "json_schema": {"type": "array"}}, '{"a": 1}', None, 0),
+        ({"kind": "json_valid", "json_schema": {"$ref": "#"}}, '{"a": 1}', None, 0),  # round and round
         ({"kind": "json_valid", "json_schema": {"required": ["a"]}}, '{"a": 1}', None, 1),
         ({"kind": "rouge", "types": ["rouge1"]}, "the cat sat", "the cat ran", 2 / 3),
         ({"kind": "rouge", "types": ["rouge1"]}, "the cat sat", ["a dog", "the cat sat"], 1),
@@ -175,3 +176,22 @@ def test_beyond_the_buckets_the_interval_is_still_the_means(tmp_path: Path) -> N
     half = (found["metrics"]["output_characters/high"] - found["metrics"]["output_characters/low"]) / 2
     assert found["metrics"]["output_characters"] == pytest.approx(lengths.mean())
     assert half == pytest.approx(1.96 * lengths.std() / 100, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "fault"),
+    [
+        ({"properties": {"x": {"$ref": "#/$defs/y"}}}, "its $ref '#/$defs/y' leads nowhere"),
+        ({"items": {"$ref": "http://127.0.0.1:1/x.json"}}, "nothing is fetched"),
+        ({"properties": {"x": {"pattern": "("}}}, "'(' is not a 'regex'"),
+        ({"$ref": "#/$defs/y", "$defs": {"y": {"$anchor": "z"}}, "not": {"$ref": "#z"}}, None),
+        ({"$id": "http://localhost/s", "$defs": {"y": {"$id": "y"}}, "$ref": "y"}, None),
+        (
+            {"definitions": {"y": {}}, "properties": {"$ref": {"$ref": "#/definitions/y"}}, "const": {"$ref": "#/no"}},
+            None,
+        ),
+    ],
+)
+def test_a_schema_that_cannot_judge_is_found_out_before_a_row_runs(schema: dict[str, Any], fault: str | None) -> None:
+    found = JsonValid(json_schema=schema).fault()
+    assert found is None if fault is None else fault in str(found)
