@@ -29,17 +29,30 @@ def fields_of(model: type) -> dict[str, Any]:
 
 def known_keys() -> dict[str, list[str]]:
     """Section (dotted, ``""`` for the top) to the names of its keys, of all its kinds together."""
-    known: dict[str, list[str]] = {}
+    known: dict[str, dict[str, list[Any]]] = {}
     _collect("", [Config], known)
-    return known
+    return {section: sorted(names) for section, names in known.items()}
 
 
-def _collect(section: str, models: list[type], known: dict[str, list[str]]) -> None:
-    names: dict[str, Any] = {}
+def open_keys() -> list[str]:
+    """Dotted keys whose value is a mapping with any keys, such as ``model.hf_overrides``."""
+    known: dict[str, dict[str, list[Any]]] = {}
+    _collect("", [Config], known)
+    return [
+        f"{section}.{name}" if section else name
+        for section, names in known.items()
+        for name, annotations in names.items()
+        if any(str(annotation).startswith(("dict[", "Mapping[")) for annotation in annotations)
+    ]
+
+
+def _collect(section: str, models: list[type], known: dict[str, dict[str, list[Any]]]) -> None:
+    """Every section below this one, with the annotations of its keys in all its kinds."""
+    names: dict[str, list[Any]] = {}
     for model in models:
         for name, annotation in fields_of(model).items():
             names.setdefault(name, []).append(annotation)
-    known[section] = sorted(names)
+    known[section] = names
     for name, kinds in names.items():
         inner = [model for annotation in kinds for model in models_of(annotation)]
         if inner:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runner.config.keys import known_keys
+from runner.config.keys import known_keys, open_keys
 from runner.errors import listing, nearest
 
 MOST_SHOWN = 3  # wrong keys in one message
@@ -37,6 +37,9 @@ def unknown_key(key: str, value: str) -> str:
         return f"a recipe's file lacks the line '# @package _global_' at its beginning: it is read as recipe{value}"
     if key.startswith("hydra."):
         return f"unknown key {key}{value}{nearest(key, _OF_HYDRA)}\n(runner --cfg hydra shows all of them)"
+    within = next((mapping for mapping in open_keys() if key.startswith(f"{mapping}.")), None)
+    if within is not None:
+        return f"{key}{value} lacks its plus sign: {within} takes any keys, which are added with +{key}=VALUE"
     known = known_keys()
     section = re.sub(r"\[\d+\]", "", key).rpartition(".")[0]
     while section not in known:
@@ -49,7 +52,9 @@ def unknown_key(key: str, value: str) -> str:
         )
     where = f"the keys of {section}" if section else "the keys at the top"
     listed = re.sub(r"\[\d+\]", "", key)  # metrics[0].ref is looked for as metrics.ref
-    near = nearest(listed, every).replace(f"'{section}.", f"'{key.rpartition('.')[0]}.")
+    near = nearest(listed, every)
+    if listed != key:
+        near = near.replace(f"'{section}.", f"'{key.rpartition('.')[0]}.")
     return f"unknown key {key}{value}{near}\n{where}: {listing(known[section])}"
 
 

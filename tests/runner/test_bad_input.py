@@ -27,6 +27,10 @@ CASES = {
     "key of hydra": (("+recipe=demo", "hydra.launcher.job=2"), ["did you mean 'hydra.launcher.jobs'?"]),
     "value of hydra": (("+recipe=demo", "hydra.mode=multi"), ["hydra.mode=multi", "RUN, MULTIRUN"]),
     "misspelt removal": (("+recipe=demo", "~sampling.temprature"), ["did you mean 'sampling.temperature'?"]),
+    "key of a mapping": (
+        ("+recipe=demo", "model.hf_overrides={rope_theta: 1e6}"),
+        ["model.hf_overrides.rope_theta lacks its plus sign", "+model.hf_overrides.rope_theta=VALUE"],
+    ),
     "key of a metric": (
         ("+recipe=demo", "metrics=[{kind: rouge, ref: x}]"),
         ["metrics[0].reference is required and not set\n", "did you mean 'metrics[0].reference'?"],
