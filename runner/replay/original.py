@@ -54,7 +54,7 @@ def read_original(path: Path, into: Path | None) -> Original:
     try:
         files = read_run(run_dir)
     except ReportError as error:
-        raise ConfigError(f"{error}: only a finished run can be replayed") from None
+        raise ConfigError(f"only a finished run can be replayed: {error}") from None
     recorded = files.manifest.get("config")
     if not isinstance(recorded, dict):
         raise ConfigError(f"{run_dir / 'manifest.json'} holds no configuration")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from runner.journal import FILE_NAME
 from runner.measure.latency import Milliseconds, request_times
 from runner.measure.requests_file import RequestsFile
 from runner.record_json import from_json
@@ -69,7 +70,8 @@ def read_run(run_dir: Path) -> RunFiles:
     missing = [name for name in REQUIRED if not (run_dir / name).is_file()]
     if missing:
         what = "is not a folder" if not run_dir.is_dir() else f"is not a finished run: {', '.join(missing)} missing"
-        raise ReportError(f"{run_dir} {what}")
+        begun = " (run.log says how it ended, and the same command carries it on)"
+        raise ReportError(f"{run_dir} {what}{begun if (run_dir / FILE_NAME).is_file() else ''}")
     config_text = (run_dir / "config.yaml").read_text(encoding="utf-8")
     requests, requests_count = _requests(run_dir / "requests.parquet")
     outputs, outputs_count = _outputs(run_dir)

@@ -332,7 +332,10 @@ def test_pooling_run_has_its_own_headlines(run: RunInfo) -> None:
 
 def test_unfinished_folder_is_a_clear_error(run: RunInfo, tmp_path: Path) -> None:
     (run.run_dir / "metrics.json").unlink()
-    with pytest.raises(ReportError, match=r"not a finished run: metrics\.json missing"):
+    with pytest.raises(ReportError, match=r"not a finished run: metrics\.json missing$"):
+        build_report(run.run_dir)
+    (run.run_dir / "journal.sqlite").touch()  # begun, and killed or failed
+    with pytest.raises(ReportError, match=r"metrics\.json missing \(run\.log says how it ended"):
         build_report(run.run_dir)
     with pytest.raises(ReportError, match="nowhere is not a folder"):
         build_report(tmp_path / "nowhere")
