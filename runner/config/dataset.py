@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from runner.config.sections import Section
 
@@ -62,7 +62,9 @@ class CsvDataset(TableSection):
 
     kind: Literal["csv"] = "csv"
     path: str
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[
+        str, Field(min_length=1, max_length=1), BeforeValidator(lambda text: "\t" if text == "\\t" else text)
+    ] = ","  # \t may be written as two characters: Hydra's grammar has no escape for it
 
 
 class ParquetDataset(TableSection):

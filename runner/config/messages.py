@@ -121,6 +121,7 @@ def _value_error(key: str, message: str, value: Any, error: object) -> str:
 
 def _allowed(message: str) -> str:
     text = message.removeprefix("Input should be ").replace("String should match pattern", "text that matches")
+    text = text.replace("String should have", "text of")
     text = text.replace("an instance of Sequence", "a list").replace("a valid tuple", "a list")
     text = text.replace("a valid dictionary or object to extract fields from", "a mapping")
     return text.split(", unable to")[0].split(", got ")[0]

@@ -32,8 +32,12 @@ class CsvSource:
     def _read(self, file: Path) -> Iterator[Record | Malformed]:
         # surrogateescape keeps bytes that are not UTF-8 apart, so that one bad line does not end the file
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            reader = csv.reader(stream, delimiter=self.delimiter)
-            header = next(reader, None)
+            # strict: a quote that is never closed would swallow all rows behind it as one cell
+            reader = csv.reader(stream, delimiter=self.delimiter, strict=True)
+            try:
+                header = next((cells for cells in reader if cells), None)
+            except csv.Error as error:
+                raise ConfigError(f"{file} has a header that is not CSV: {error}") from None
             if header is None:
                 return
             if len(set(header)) < len(header):

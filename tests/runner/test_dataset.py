@@ -68,6 +68,17 @@ def test_text_units_and_ids(tmp_path: Path) -> None:
         opened(kind="text", path=path, pattern="*.rst")
 
 
+def test_a_csv_file_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('\n\nid\ttext\n1\t5" pipe\n2\t"two\nlines"\n3\t"open\n4\tfour\n')
+    dataset = opened(kind="csv", path=str(path), delimiter="\\t", id_column="id")
+    assert columns(dataset) == [{"id": "1", "text": '5" pipe'}, {"id": "2", "text": "two\nlines"}]
+    assert "is not CSV: unexpected end of data" in errors(dataset)[0]
+    path.write_text('id,"text\n1,one\n')
+    with pytest.raises(ConfigError, match=r"a\.csv has a header that is not CSV"):
+        list(opened(kind="csv", path=str(path)).iter_rows())
+
+
 def test_unreadable_records_are_bad_rows_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"id,text\n1,one\n2\n3,\xff\xfe\n4,four\n")
     assert [row["id"] for row in columns(opened(kind="csv", path=str(tmp_path / "a.csv")))] == ["1", "4"]
