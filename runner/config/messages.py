@@ -71,7 +71,10 @@ def _foreign_key(key: str, value: Any, data: Mapping[str, Any]) -> str | None:
     message = f"{key}={value!r} has no meaning for {section}.kind={kind!r}: it belongs to another kind"
     if section.endswith("]"):
         return message
-    return f"{message}\n(the kind and its own keys come with {section}={kind}, not with {section}.kind={kind})"
+    return (
+        f"{message}\n(a recipe's key is left out with ~{key}; the kind and its own keys come with {section}={kind}, "
+        f"not with {section}.kind={kind})"
+    )
 
 
 def _locate(location: Sequence[int | str], data: Any) -> tuple[str, Any]:
@@ -123,7 +126,8 @@ def _allowed(message: str) -> str:
     text = message.removeprefix("Input should be ").replace("String should match pattern", "text that matches")
     text = text.replace("String should have", "text of")
     text = text.replace("an instance of Sequence", "a list").replace("a valid tuple", "a list")
-    text = text.replace("a valid dictionary or object to extract fields from", "a mapping")
+    text = re.sub("a valid dictionary( or object to extract fields from)?", "a mapping", text)
+    text = text.replace("a valid string", "text")
     return text.split(", unable to")[0].split(", got ")[0]
 
 

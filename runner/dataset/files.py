@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def find_files(path: str, key: str = "dataset.path") -> list[Path]:
     Raises:
         ConfigError: nothing is there, a folder, or a compressed file.
     """
+    path = os.path.expanduser(path)  # shells leave the ~ of key=~/file as it is
     if path.startswith(BUILT_IN_PREFIX):
         return [_existing(BUILT_IN / "data" / path.removeprefix(BUILT_IN_PREFIX), path, key)]
     if glob.has_magic(path) and not Path(path).exists():

@@ -64,7 +64,7 @@ def open_text(path: str, pattern: str, unit: Unit) -> TextSource:
     Raises:
         ConfigError: nothing is there.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         files = find_files(path)
         root = files[0].parent if len(files) == 1 else _common_root(files)

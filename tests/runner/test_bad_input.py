@@ -50,12 +50,16 @@ CASES = {
     ),
     "unknown key, added": (("+recipe=demo", "+engine.blocksize=1"), ["engine.blocksize=1", "'engine.block_size'"]),
     "unknown section": (("+recipe=demo", "+sampler.x=1"), ["sampler", "'sampling'"]),
+    "wrong type in a list": (
+        ("+recipe=demo", "dataset=inline", "~dataset.path", "dataset.rows=[1]"),
+        ["dataset.rows[0]=1 is not allowed: it must be a mapping, or text\n"],
+    ),
     "unknown group option": (("+recipe=demo", "model=smolm2"), ["model='smolm2'", "did you mean 'smollm2'?", "minilm"]),
     "wrong type": (("+recipe=demo", "sampling.max_tokens=many"), ["sampling.max_tokens='many'", "integer"]),
     "wrong kind": (("+recipe=demo", "dataset.kind=json"), ["dataset.kind='json'", "csv", "did you mean 'jsonl'?"]),
     "key of another kind": (
         ("+recipe=demo", "engine.kind=null_engine"),
-        ["engine.device='auto'", "engine.kind='null_engine'", "engine=null_engine"],
+        ["engine.device='auto'", "engine.kind='null_engine'", "engine=null_engine", "~engine.device"],
     ),
     "wrong choice": (("+recipe=demo", "engine.device=gpu"), ["engine.device='gpu'", "cpu, cuda"]),
     "out of range": (("+recipe=demo", "sampling.top_p=1.5"), ["sampling.top_p=1.5", "above 0 and at most 1"]),

@@ -68,6 +68,15 @@ def test_text_units_and_ids(tmp_path: Path) -> None:
         opened(kind="text", path=path, pattern="*.rst")
 
 
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands the ~ of dataset.path=~/rows.jsonl."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    for section in ({"kind": "jsonl", "path": "~/a.jsonl"}, {"kind": "jsonl", "path": "~/*.jsonl"},
+                    {"kind": "text", "path": "~", "pattern": "*.jsonl"}):  # fmt: skip
+        assert len(columns(opened(**section))) == 1
+
+
 def test_a_csv_file_loses_no_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('\n\nid\ttext\n1\t5" pipe\n2\t"two\nlines"\n3\t"open\n4\tfour\n')
