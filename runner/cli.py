@@ -14,6 +14,7 @@ from runner.command import config_dir_of, run_command
 from runner.errors import ConfigError, Interrupted, RunFailedError, RunnerError, nearest
 from runner.flags import check_flags
 from runner.recipes import Recipe, describe, find_recipes, user_folders
+from runner.terminal import show_what_can_be_shown
 from runner.threads import set_thread_defaults
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_thread_defaults(os.environ)
+    show_what_can_be_shown()
     try:
         return _dispatch(words)
     except RunnerError as error:

@@ -19,6 +19,7 @@ from runner.errors import Interrupted, RunFailedError, RunnerError
 from runner.folder_lock import lock_file
 from runner.job import Job, note_end, note_started, standing_of
 from runner.sweep.job_file import JobFile, read_job_file
+from runner.terminal import show_what_can_be_shown
 from runner.threads import set_thread_defaults
 
 LOCK_SECONDS = 60.0  # the job's process of a sweep that was killed just now may still be ending
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--with-parent" in arguments:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     set_thread_defaults(os.environ)
+    show_what_can_be_shown()
     return run_job(read_job_file(Path(arguments[0])))
 
 

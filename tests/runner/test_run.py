@@ -241,3 +241,14 @@ def test_each_session_notes_its_work(tmp_path: Path) -> None:
     assert content["metrics"]["engine_busy_share"] == pytest.approx(busy / measured)
     assert content["notes"]["mbu"] == "the engine does not count what its steps compute"
     assert content["notes"]["energy_j"] == "the engine used no GPU"
+
+
+def test_a_terminal_that_lacks_characters_fails_neither_run_nor_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    write_rows(tmp_path / "rows.jsonl", [{"text": "a", "name": "\N{SNOWMAN}"}])
+    words = ("name=x", *NULL, "model.name=none", "dataset=jsonl", "dataset.path=rows.jsonl", "dataset.id_column=name",
+             "prompt.template='{{ text }}'")  # fmt: skip
+    assert "\\u2603: " in succeed(tmp_path, *words).stdout
+    assert "\\xb1" in succeed(tmp_path, *words, "sweep.repeats=2").stdout
