@@ -53,6 +53,8 @@ class DrawNumbers:
                     [NONE if one.history is None else one.history for one in owned],
                     [NEUTRAL if one.occurrences is None else one.occurrences for one in owned],
                     [max(p.top_k, 0) for p in params],
+                    [0, *accumulate(map(len, banned))],
+                    [0, *accumulate(patterns)],
                 ],
                 np.int32,
             )
@@ -62,15 +64,14 @@ class DrawNumbers:
             floats += [[p.presence_penalty for p in params], [p.frequency_penalty for p in params]]
             floats += [[p.repetition_penalty for p in params]]
         self._floats = parcel.add(columns(floats, np.float32))
-        begins = [[0, *accumulate(map(len, banned))], [0, *accumulate(patterns)]]
-        self._begins = parcel.add(columns(begins, np.int32))
         self._tokens = parcel.add(np.fromiter(chain.from_iterable(banned), np.int32))
 
     def edits(self, state: LogitsState, before: torch.Tensor, last: torch.Tensor) -> LogitsEdits:
         """What becomes of the logits; ``before``, ``last``: patterns of all rows together, as ``LogitsEdits`` has
         them."""
-        sources, offset_rows, history_rows, _, _ = self._parcel[self._ints][:, : self._count]
-        token_begins, pattern_begins = self._parcel[self._begins][:, : self._count + 1]
+        ints, count = self._parcel[self._ints], self._count
+        sources, offset_rows, history_rows = ints[:3, :count]
+        token_begins, pattern_begins = ints[5:, : count + 1]
         return LogitsEdits(
             sources=sources,
             offset_rows=offset_rows,
@@ -87,7 +88,7 @@ class DrawNumbers:
     def rows(self, state: LogitsState) -> SamplingRows:
         """What the sampling kernel reads."""
         seeds, positions = self._parcel[self._longs][:, : self._count]
-        _, _, _, states, top_k = self._parcel[self._ints][:, : self._count]
+        states, top_k = self._parcel[self._ints][3:5, : self._count]
         floats = self._parcel[self._floats][:, : self._count]
         rows = SamplingRows(floats[0], top_k, floats[1], floats[2], seeds, positions)
         if not self._penalised:
@@ -103,10 +104,9 @@ class DrawNumbers:
 
 
 def columns(values: Sequence[Sequence[float]], dtype: type[np.generic]) -> Array:
-    """Sequences of one length as rows of a matrix, each of which begins at a multiple of ``ALIGNED`` bytes."""
+    """Sequences as rows of a matrix, filled up with zeros; each begins at a multiple of ``ALIGNED`` bytes."""
     unit = ALIGNED // np.dtype(dtype).itemsize
-    length = len(values[0])
-    matrix = np.zeros((len(values), -(-length // unit) * unit), dtype)
+    matrix = np.zeros((len(values), -(-max(map(len, values)) // unit) * unit), dtype)
     for row, numbers in zip(matrix, values, strict=True):
-        row[:length] = numbers
+        row[: len(numbers)] = numbers
     return matrix

@@ -146,6 +146,8 @@ class LogitsState:
                 width = self.history.rows.shape[1]
                 recent = request.output[-width:]
                 history.add(owned.history, NOTHING, dict(enumerate(recent, width - len(recent))))
+        if not (offsets or occurrences or history):
+            return
         parcel = Parcel()
         for rows, dtype in ((offsets, np.float32), (occurrences, np.int32), (history, np.int64)):
             rows.pack(parcel, dtype)

@@ -53,6 +53,9 @@ class NewRows:
         self._fills[row] = fill
         self._cells.append((row, cells))
 
+    def __bool__(self) -> bool:
+        return bool(self._fills)
+
     def pack(self, parcel: Parcel, dtype: type[np.generic]) -> None:
         """Put everything into a parcel; ``dtype`` is the pool's."""
         rows = np.fromiter(self._fills, np.int64)
@@ -64,7 +67,7 @@ class NewRows:
 
     def write(self, pool: Pool, parcel: Parcel) -> None:
         """Once the parcel is sent: two launches, whatever the number of rows."""
-        if self._fills:
+        if self:
             rows, fills, owners, columns, values = (parcel[number] for number in self._numbers)
             pool.rows[rows] = fills[:, None]
             pool.rows[owners, columns] = values

@@ -44,16 +44,20 @@ class Parcel:
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, types, strict=True)]
         begins = [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
         host = torch.empty(begins[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-        for part, shape, dtype, size, begin in zip(self._parts, shapes, types, sizes, begins, strict=False):
-            view = host.numpy()[begin : begin + size].view(dtype).reshape(shape)
+        memory = host.numpy()
+        for part, shape, dtype, begin in zip(self._parts, shapes, types, begins, strict=False):
+            view = np.ndarray(shape, dtype, memory, begin)
             if isinstance(part, np.ndarray):
                 np.copyto(view, part)  # not torch's: it would wake its threads for a larger one, which then spin
             else:
                 np.stack(part, out=view)
         there = host.to(device, non_blocking=True)
+        typed = {dtype: there.view(TYPES[dtype.name]) for dtype in set(types)}
         self._sent = [
-            there[begin : begin + size].view(TYPES[dtype.name]).view(shape)
-            for shape, dtype, size, begin in zip(shapes, types, sizes, begins, strict=False)
+            typed[dtype].as_strided(
+                shape, [math.prod(shape[i + 1 :]) for i in range(len(shape))], begin // dtype.itemsize
+            )
+            for shape, dtype, begin in zip(shapes, types, begins, strict=False)
         ]
 
     def __getitem__(self, number: int) -> torch.Tensor:

@@ -49,24 +49,26 @@ class GrammarMasks:
         matcher = self._matchers.get(request)
         return None if matcher is None else matcher.error
 
-    def of(self, plan: StepPlan, pending: Callable[[], Tokens] | None) -> Masks | None:
+    def of(self, plan: StepPlan, pending: Callable[[], Tokens] | None, beside: bool) -> Masks | None:
         """The masks of a step that is about to be launched; None where no grammar takes part.
 
         Args:
             plan: of the step.
             pending: gives the tokens of the step before, waiting for them; None where they are in the outputs.
-
-        Where the tokens are known, masks are filled by another thread from now on, and calling the result waits for
-        it. Else calling the result waits for the tokens and fills the masks: when the device is busy with the step.
+            beside: whether another thread fills the masks from now on, and calling the result waits for it: where the
+                launch itself computes the step. Where it leaves that to a device, such a thread would only keep it from
+                Python's lock; there calling the result fills the masks, while the device is busy with the step.
         """
         if not self._matchers:
             return None
         parts = [part for part in plan.slices if part.samples and part.request in self._matchers]
         if not parts:
             return None
-        if pending is None:
+        if pending is not None:
+            return lambda: self._fill(parts, pending())
+        if beside:
             return self._thread.submit(self._fill, parts, {}).result
-        return lambda: self._fill(parts, pending())
+        return lambda: self._fill(parts, {})
 
     def _fill(self, parts: Sequence[Slice], drawn: Tokens) -> dict[Request, Words]:
         matchers = [self._matchers[part.request] for part in parts]

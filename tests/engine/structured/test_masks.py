@@ -30,14 +30,15 @@ def plan(some: list[Request]) -> StepPlan:
     return StepPlan(tuple(Slice(r, r.total - 1, r.total, True, 0) for r in some))
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("count", [1, FEW, FEW + 1, 3 * FEW])
-def test_each_row_is_what_its_matcher_alone_says(count: int) -> None:
+def test_each_row_is_what_its_matcher_alone_says(count: int, beside: bool) -> None:
     some = requests(count)
     masks = GrammarMasks()
     for request in some:
         masks.add(request, start(GRAMMARS, choice=WORDS))
     free = Request(count, [5], SamplingParams(), 9)
-    chosen = masks.of(plan([*some, free]), None)
+    chosen = masks.of(plan([*some, free]), None, beside)
     assert chosen is not None
     found = chosen()
     assert set(found) == set(some)
@@ -62,7 +63,7 @@ def test_pending_tokens_are_asked_for_when_the_masks_are() -> None:
         asked.append("now")
         return {request: drawn}
 
-    chosen = masks.of(plan([request, other]), pending)
+    chosen = masks.of(plan([request, other]), pending, beside=True)
     assert chosen is not None
     assert not asked
     alone = start(GRAMMARS, choice=WORDS)
@@ -78,9 +79,9 @@ def test_steps_without_a_grammar_have_no_masks() -> None:
     (request,) = requests(1)
     masks = GrammarMasks()
     assert not masks
-    assert masks.of(plan([request]), None) is None
+    assert masks.of(plan([request]), None, beside=True) is None
     masks.add(request, start(GRAMMARS, choice=WORDS))
     prefill = StepPlan((Slice(request, 0, 2, False, 0),))
-    assert masks.of(prefill, None) is None
+    assert masks.of(prefill, None, beside=True) is None
     masks.forget(request)
     assert not masks
