@@ -163,9 +163,8 @@ def engines(args: argparse.Namespace, names: Sequence[str], rows: int) -> dict[s
     return cores
 
 
-def metered(cores: dict[str, GenerationCore]) -> Meter:
+def metered(cores: dict[str, GenerationCore], device: torch.device) -> Meter:
     """Measure the parts of all draws, and the filling of masks by whatever thread does it."""
-    device: torch.device = next(iter(cores.values())).runner.device  # type: ignore[attr-defined]
     meter = Meter(device)
     meter.watch()
     for core in cores.values():
@@ -187,7 +186,8 @@ def main() -> None:
     rows = [int(count) for count in args.rows.split(",")]
     names = ["free", *(form for form in args.forms.split(",") if form not in ("free", ""))]
     cores = engines(args, names, max(rows))
-    meter = None if args.ahead else metered(cores)
+    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    meter = None if args.ahead else metered(cores, device)
     compare(cores, 2, 1, meter)  # kernels and grammars are compiled
     print("| rows | form | ms per step | added, % | CPU ms per step | added, % | added per token, CPU µs |")
     print("|---|---|---|---|---|---|---|")
