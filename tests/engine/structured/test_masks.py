@@ -9,7 +9,7 @@ from engine.params import SamplingParams
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import PENDING, Request
 from engine.structured.masks import FEW, GrammarMasks
-from tests.engine.structured.small import compiler, start, tokenizer
+from tests.engine.structured.small import EOS, compiler, start, tokenizer
 
 TOKENIZER = tokenizer()
 GRAMMARS = compiler()
@@ -17,11 +17,12 @@ WORDS = ["ab1", "tree", "true", "abba"]
 
 
 def requests(count: int) -> list[Request]:
-    """Requests after 0 to 2 tokens of one of the words."""
+    """Requests after 0 to 2 tokens of one of the words; some at their end, some behind it."""
     made = []
     for i in range(count):
         request = Request(i, [5, 6, 7], SamplingParams(), 9)
-        request.output += TOKENIZER.encode(WORDS[i % 4], False)[: i % 3]
+        word = TOKENIZER.encode(WORDS[i % 4], False)
+        request.output += word[: i % 3] if i % 7 else [*word, EOS][: len(word) + i // 7 % 2]
         made.append(request)
     return made
 
