@@ -19,7 +19,10 @@ NONE = -1  # in place of a row of state
 
 
 class DrawNumbers:
-    """The numbers of the rows of a draw; ``edits`` and ``rows`` are there once the parcel is sent."""
+    """The numbers of the rows of a draw; ``edits`` and ``rows`` are there once the parcel is sent.
+
+    ``edited``: whether ``edits`` says anything of a row but which row of logits it starts from.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class DrawNumbers:
         self._count = len(parts)
         self._parcel = parcel
         self._penalised = any(one.occurrences is not None for one in owned)
+        self.edited = any(banned) or any(patterns) or any(one.offsets is not None for one in owned)
         self._longs = parcel.add(columns([[p.request.seed for p in parts], [p.stop for p in parts]], np.int64))
         self._ints = parcel.add(
             columns(

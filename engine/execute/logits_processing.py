@@ -117,7 +117,10 @@ class LogitsProcessor:
             mask = [parcel.add(np.array(masked)), parcel.add([masks[parts[i].request] for i in masked])]
         numbers = self._numbers(parcel, sources, parts, drafts or {})
         parcel.send(self._device)
-        rows = process_logits(logits, numbers.edits(self._state, self._patterns.before, self._patterns.last))
+        if not masked and not numbers.edited and list(sources) == list(range(len(parts))):
+            rows = logits[: len(parts)]  # penalties alone: the sampling kernel's part
+        else:
+            rows = process_logits(logits, numbers.edits(self._state, self._patterns.before, self._patterns.last))
         if masked:
             apply_bitmask(rows, *(parcel[part] for part in mask))
         return draw(rows, numbers.rows(self._state), any(part.request.params.filters for part in parts))
