@@ -6,11 +6,13 @@ Property tests try the same examples every time; ``pytest --hypothesis-profile=d
 from __future__ import annotations
 
 import os
-
-from hypothesis import settings
+from contextlib import suppress
 
 if not any(os.path.exists(path) for path in ("/dev/nvidia0", "/dev/nvidiactl")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
+with suppress(ModuleNotFoundError):  # a GPU machine needs no more than pytest for tests/gpu
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True, deadline=None)
+    settings.load_profile("repeatable")
