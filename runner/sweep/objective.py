@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,23 +18,24 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Bound:
-    """``metric < limit`` or ``metric > limit``; equality counts as kept."""
+    """``metric SIGN limit``; the sign is one of <, <=, > and >=."""
 
     metric: str
-    below: bool
+    sign: str
     limit: float
 
     @property
     def text(self) -> str:
         """``ttft_ms/p99 < 2000``."""
-        return f"{self.metric} {'<' if self.below else '>'} {self.limit:g}"
+        return f"{self.metric} {self.sign} {self.limit:g}"
 
     def excess(self, variant: VariantResult) -> float:
         """By how much the bound is broken, at most 0 where it is kept; infinite where the metric is not known."""
         value = variant.mean(self.metric)
         if value is None:
-            return float("inf")
-        return value - self.limit if self.below else self.limit - value
+            return math.inf
+        excess = value - self.limit if self.sign.startswith("<") else self.limit - value
+        return math.ulp(0.0) if excess == 0 and len(self.sign) == 1 else excess
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,10 @@ def _bounds(search: Mapping[str, Any]) -> tuple[Bound, ...]:
         except ValueError:
             read = None
         if read is None or read.sign == "==":
-            raise ConfigError(f"sweep.search.constraints: {text!r} is not allowed: it must be METRIC < NUMBER or >")
-        found.append(Bound(_checked(read.name, "sweep.search.constraints"), read.sign.startswith("<"), read.limit))
+            raise ConfigError(
+                f"sweep.search.constraints: {text!r} is not allowed: it must be METRIC < NUMBER, or with <=, > or >="
+            )
+        found.append(Bound(_checked(read.name, "sweep.search.constraints"), read.sign, read.limit))
     return tuple(found)
 
 
