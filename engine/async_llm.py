@@ -21,6 +21,7 @@ from engine.metrics import Metric
 from engine.open_streams import OpenStreams
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
+from engine.params.sampling import taken
 from engine.prompt_reader import PromptReader
 from engine.sleep import AsleepError
 from engine.stats import EngineStats
@@ -110,8 +111,7 @@ class AsyncLLM:
             raise TypeError(f"sampling_params must be SamplingParams, not {params!r:.80}")
         if priority and self._llm.args.scheduling_policy != "priority":
             raise ParameterError("priority", priority, "0 unless scheduling_policy is 'priority'")
-        own = copy.copy(params)  # the caller may change its own meanwhile
-        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, own, request_id, priority))
+        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, taken(params), request_id, priority))
 
     def encode(
         self, prompt: Prompt, pooling_params: PoolingParams | None, request_id: str

@@ -106,4 +106,4 @@ P = TypeVar("P", PositionLogprobs, PositionLogprobs | None)
 
 def given_as(positions: Sequence[P], flat: bool) -> Sequence[P]:
     """Log-probabilities in the form that ``SamplingParams.flat_logprobs`` asks for."""
-    return cast(Sequence[P], FlatLogprobs.of(positions)) if flat else tuple(positions)
+    return cast(Sequence[P], FlatLogprobs.of(positions)) if flat else list(positions)

@@ -6,13 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from engine.errors import UnsupportedOptionError
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 
 Params = SamplingParams | PoolingParams
-
-
-class UnsupportedOptionError(NotImplementedError):
-    """An option that the engine knows by name and does not offer; the message says what to do instead."""
 
 
 class Prompts(NamedTuple):
@@ -82,8 +79,9 @@ def with_priority(prompts: Prompts, priority: int | Sequence[int], policy: str) 
         ParameterError: the engine's policy takes none.
         ValueError: there is not one for each prompt.
     """
-    if policy != "priority":
-        raise ParameterError("priority", priority, "left out unless scheduling_policy is 'priority'")
+    given = [priority] if isinstance(priority, int) else priority
+    if policy != "priority" and any(given):
+        raise ParameterError("priority", priority, "left out or 0 unless scheduling_policy is 'priority'")
     check_count(prompts.total, priority, "priorities")
     each = itertools.repeat(priority) if isinstance(priority, int) else iter(priority)
     paired = ({**_as_mapping(prompt), "priority": value} for prompt, value in zip(prompts.items, each, strict=False))
@@ -96,11 +94,12 @@ def refuse_lora(lora_request: object) -> None:
     Raises:
         UnsupportedOptionError: there is one.
     """
-    if lora_request:
+    each = lora_request if isinstance(lora_request, (list, tuple)) else [lora_request]
+    if any(one is not None for one in each):
         raise UnsupportedOptionError("lora_request is not supported yet: merge the adapter into the model's weights")
 
 
-def _as_mapping(prompt: Prompt) -> dict[str, Any]:
-    if isinstance(prompt, dict):
+def _as_mapping(prompt: Prompt) -> Mapping[str, Any]:
+    if isinstance(prompt, Mapping):
         return prompt
     return {"prompt": prompt} if isinstance(prompt, str) else {"prompt_token_ids": prompt}

@@ -21,7 +21,7 @@ BAD_PROMPTS: Sequence[tuple[Any, str]] = [
     ({"prompt_token_ids": [-1]}, "-1 is not in the vocabulary"),
     ({"prompt_token_ids": ["a"]}, "must be integers, found 'a'"),
     ({"prompt_token_ids": 5}, "not 5"),
-    ({"prompt": None}, "must be a string, not NoneType"),
+    ({"prompt": None}, "exactly one of prompt"),
     (None, "must be text.*not None"),
     (3.5, "must be text.*not 3.5"),
     ({"prompt": "a", "messages": []}, "exactly one of"),
@@ -68,7 +68,7 @@ def test_bad_prompt_is_one_error_among_good_outputs(smol: LLM, prompt: Any, mess
         ("stop", [""]),
         ("stop_token_ids", [-1]),
         ("logprobs", -2),
-        ("prompt_logprobs", True),
+        ("prompt_logprobs", "all"),
     ],
 )
 def test_bad_sampling_parameter_names_field_value_and_range(field: str, value: Any) -> None:
