@@ -56,6 +56,7 @@ class Case:
     how: Literal["together", "shuffled", "alone"] = "together"
     cache_tokens: int | None = None  # size of the KV cache
     forced: bool = False  # preempt running requests now and then
+    n: int = 1  # completions of those that draw; the first one's noise is that of a request of its own
     logprobs: bool = True  # without them steps are launched ahead and sampled in the graph; tokens are compared
     must_see: tuple[str, ...] = ()  # counters that must be above zero
 
@@ -107,11 +108,14 @@ def cases(max_model_len: int) -> list[Case]:
         Case("preemption, recomputed, no prefix caching", {"enable_prefix_caching": False}, **small),
         Case("preemption, swapped", {"preemption_mode": "swap"}, **small, must_see=("preemptions", "swapped_in")),
         Case("preemption as blocks run out", {"enable_admission_control": False}, cache_tokens=small["cache_tokens"]),
+        Case("3 completions of each", n=3),
+        Case("3 completions of each, preemption, swapped", {"preemption_mode": "swap"}, **small, n=3),
         Case("graphs off", {"enforce_eager": True}, SUBSET),
         *policies,
         *switches,
         Case("no logprobs", logprobs=False),
         Case("no logprobs, preemption", **small, logprobs=False, must_see=("preemptions",)),
+        Case("no logprobs, 3 completions of each", n=3, logprobs=False),
         Case("no logprobs, steps of 512 tokens", {"max_num_batched_tokens": 512}, logprobs=False),
         Case("no logprobs, graphs off", {"enforce_eager": True}, SUBSET, logprobs=False),
     ]
@@ -204,7 +208,8 @@ def _groups(work: Sequence[Work], case: Case) -> Iterator[list[tuple[int, Work]]
 def _answers(core: GenerationCore, group: Sequence[tuple[int, Work]], case: Case) -> Iterator[tuple[int, Answer]]:
     draw, forced, step = random.Random(case.name), 0, 0
     for number, one in group:
-        params = one.params if case.logprobs else replace(one.params, logprobs=None)
+        n = 1 if one.params.greedy else case.n
+        params = replace(one.params, n=n, logprobs=one.params.logprobs if case.logprobs else None)
         priority = one.priority if core.scheduler.limits.policy == "priority" else 0
         core.add(str(number), Input(one.prompt, priority=priority), params)
     while core.unfinished:
@@ -213,12 +218,12 @@ def _answers(core: GenerationCore, group: Sequence[tuple[int, Work]], case: Case
         step += 1
         running = core.scheduler.running
         if case.forced and running and step % FORCED_EVERY == 0 and forced < FORCED_MOST * len(group):
-            core.scheduler._preempt(draw.choice(running))  # as when blocks run out: what runs may be in flight
+            core.scheduler.requests.preempt(draw.choice(running))  # as when blocks run out: what runs may be in flight
             forced += 1
 
 
 def _answer(output: RequestOutput) -> Answer:
-    (completion,) = output.outputs
+    completion = output.outputs[0]
     tokens = tuple(completion.token_ids)
     steps = completion.logprobs or ()
     return tokens, tuple(step[token].logprob for step, token in zip(steps, tokens, strict=bool(steps)))

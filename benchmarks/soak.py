@@ -127,7 +127,7 @@ class Soak:
             self._aborts += 1
         if self.steps % self.plan.preempt_every == 0 and scheduler.running:
             for victim in draw.sample(scheduler.running, min(3, len(scheduler.running))):
-                scheduler._preempt(victim)  # as when blocks run out: what runs may be in flight
+                scheduler.requests.preempt(victim)  # as when blocks run out: what runs may be in flight
                 self.preempted += 1
         if self.steps % self.plan.check_every == 0:
             scheduler.check()

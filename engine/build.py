@@ -18,6 +18,7 @@ from engine.execute.draft_model import DraftModelRunner
 from engine.execute.model_runner import ModelRunner
 from engine.execute.runner import Runner
 from engine.execute.swap import CachedRunner, SwappingRunner
+from engine.execute.warm_up import warm_up
 from engine.generation import GenerationCore
 from engine.intake import GenerationModel
 from engine.model.checkpoint import Checkpoint
@@ -220,6 +221,9 @@ def _generation(
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, size, cache_memory(args, spec, sizes, device))
         runner = make_runner(decoder)
+    if device.type == "cpu":  # on CUDA kernels come from Triton's cache, and graphs are captured when they are due
+        with clock.phase("warmup"):
+            warm_up(runner, sizes.length)
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
         vocab_size=spec.vocab_size,

@@ -80,8 +80,8 @@ class StepCounts:
         scheduler = self._scheduler
         return replace(
             self._totals,
-            preemptions=scheduler.preemptions,
-            recomputed_tokens=scheduler.recomputed_tokens,
+            preemptions=scheduler.requests.preemptions,
+            recomputed_tokens=scheduler.requests.recomputed_tokens,
             swapped_out=scheduler.kv.swapped_out,
             swapped_in=scheduler.kv.swapped_in,
             running=len(scheduler.running),

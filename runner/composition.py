@@ -89,7 +89,7 @@ def explain(error: Exception) -> str:
             f"overrides look like key=value; text with special characters needs quotes: 'key=\"a, b\"'"
         )
     if isinstance(error, ConfigCompositionException):
-        return _composition(text)
+        return _composition(text, getattr(error.__cause__, "full_key", None))
     if isinstance(error, YAMLError):
         return f"a configuration file is no YAML: {' '.join(text.split())}"
     key = getattr(error, "full_key", None)
@@ -97,9 +97,12 @@ def explain(error: Exception) -> str:
     return f"{key}: {first}" if key and str(key) not in first else first
 
 
-def _composition(text: str) -> str:
+def _composition(text: str, inner: str | None) -> str:
+    """``inner``: the key within the override's value that is the unknown one, if it has a mapping for a value."""
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown is None:
         return text
+    if inner and inner.startswith(f"{unknown[1]}."):
+        return unknown_key(inner, "")
     value = re.search(r"use \+?[^=\s]+(=.*)", text)
     return unknown_key(unknown[1], value[1] if value else "")

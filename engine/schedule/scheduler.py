@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections import deque
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 
-from engine.schedule.admission import Admission
 from engine.schedule.drafts import take_drafts
 from engine.schedule.kv_manager import KVManager
 from engine.schedule.limits import Limits
-from engine.schedule.output_lengths import OutputLengths
-from engine.schedule.pacing import Pacing, StepBudget
+from engine.schedule.pacing import StepBudget
 from engine.schedule.plan import Slice, StepPlan
-from engine.schedule.policy import Order
 from engine.schedule.request import PENDING, Request, Status
-from engine.schedule.shared_prompts import Beginning
+from engine.schedule.requests import Requests
 
 NONE: Mapping[Request, Sequence[int]] = {}
 
@@ -49,34 +44,27 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.kv = KVManager(limits)
-        self.lengths = OutputLengths()
-        self.pacing = Pacing(limits.balance, limits.max_tokens, self.lengths)
-        self.admission = Admission(limits, self.lengths) if limits.admission_control else None
-        self.running: list[Request] = []  # in their order
-        self.preemptions = 0
-        self.recomputed_tokens = 0
-        self._order = Order(limits.policy, self.kv.cache)
-        self._waiting: list[tuple[tuple[int, ...], Request]] = []
-        self._prompting: set[Request] = set()  # running requests with more than a token to plan
+        self.requests = Requests(limits, self.kv)
         self._step = 0
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """Requests that hold blocks, in their order."""
+        return self.requests.running
 
     @property
     def waiting(self) -> int:
         """Requests that hold no blocks yet."""
-        return len(self._waiting)
+        return len(self.requests.waiting)
 
     @property
     def unfinished(self) -> int:
         """Requests that run or wait."""
-        return len(self.running) + len(self._waiting)
+        return len(self.requests.running) + len(self.requests.waiting)
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        request.arrival = self._step
-        request.place = self._order.place(request)
-        self.pacing.add(request, self._step)
-        self.kv.prompts.add(request)
-        self._queue(request)
+        self.requests.add(request, self._step)
 
     def schedule(self, drafts: Mapping[Request, Sequence[int]] = NONE) -> StepPlan:
         """Plan the next step; its plan is empty only when nothing is unfinished but held requests.
@@ -84,7 +72,7 @@ class Scheduler:
         Args:
             drafts: guesses of requests' next tokens; the plan says which of them it takes.
         """
-        budget = self.pacing.budget(self._step, len(self.running) - len(self._prompting))
+        budget = self.requests.pacing.budget(self._step, len(self.running) - len(self.requests.prompting))
         slices, preempted = self._continue_running(budget)
         forks: dict[Request, Request] = {}
         if not preempted:
@@ -101,7 +89,7 @@ class Scheduler:
         """Book a launched plan: its tokens count as computed, those that it draws are pending."""
         drafts = plan.drafts
         for request, _, stop, samples, _ in plan.slices:
-            self._progress(request, stop - len(drafts[request]) if drafts and request in drafts else stop)
+            self.requests.progress(request, stop - len(drafts[request]) if drafts and request in drafts else stop)
             if samples:
                 request.output.append(PENDING)
 
@@ -126,7 +114,7 @@ class Scheduler:
                 continue
             if epoch == request.preemptions:
                 if stop > request.computed:
-                    self._progress(request, stop)
+                    self.requests.progress(request, stop)
                 if stop // self.limits.block_size > request.published:
                     self.kv.cache.publish(request, stop)
             if samples:
@@ -135,7 +123,7 @@ class Scheduler:
                 if _reached_end(request, produced):
                     finished.append(request)
         for request in finished:
-            self._retire(request)
+            self.requests.retire(request)
         return finished
 
     def finish(self, request: Request, reason: str, stop_reason: int | str | None = None) -> bool:
@@ -148,17 +136,12 @@ class Scheduler:
         if unfinished or reason == "error" or (reason == "stop" and request.finish_reason in ("length", "stop")):
             request.finish_reason, request.stop_reason = reason, stop_reason
         if unfinished:
-            self._retire(request)
+            self.requests.retire(request)
         return unfinished
 
     def check(self) -> None:
         """Verify that blocks and requests agree; raises AssertionError."""
-        waiting = [request for _, request in self._waiting]
-        self.kv.check(self.running, waiting)
-        self.pacing.check([*self.running, *waiting])
-        assert self.running == sorted(self.running, key=attrgetter("place")), "running requests are out of order"
-        behind = {request for request in self.running if request.total - request.computed > 1}
-        assert self._prompting <= behind, "requests whose prompts are computed count as under way"
+        self.requests.check()
 
     def _continue_running(self, budget: StepBudget) -> tuple[list[Slice], bool]:
         """Slices of the running requests, and whether any was preempted to make room for another."""
@@ -180,12 +163,12 @@ class Scheduler:
                 continue  # paced
             while not self.kv.grow(request, stop):
                 victim = queue.pop() if queue else request
-                self._preempt(victim)
+                self.requests.preempt(victim)
                 preempted = True
                 if victim is request:
                     break
             else:
-                if request in self._prompting:
+                if request in self.requests.prompting:
                     budget.take(stop - request.computed)
                 else:
                     budget.take_counted()
@@ -196,8 +179,9 @@ class Scheduler:
         """Slices of waiting requests that start now; ``forks``, those without tokens, is filled in."""
         slices: list[Slice] = []
         deferred, prompts = [], self.kv.prompts
-        while self._waiting and len(self.running) < self.limits.max_seqs:
-            entry = heapq.heappop(self._waiting)
+        waiting = self.requests.waiting
+        while waiting and len(self.running) < self.limits.max_seqs:
+            entry = heapq.heappop(waiting)
             request = entry[1]
             leader = prompts.leader(request, self._step)
             if request.pending or request.held or (leader is None and prompts.is_coming(request, self._step)):
@@ -218,7 +202,7 @@ class Scheduler:
             slices.append(self._plan(request, stop))
             budget.take(stop - request.computed)
         for entry in deferred:
-            heapq.heappush(self._waiting, entry)
+            heapq.heappush(waiting, entry)
         return slices
 
     def _book_drafted(self, request: Request, total: int, epoch: int, new: Sequence[int]) -> bool:
@@ -228,7 +212,7 @@ class Scheduler:
             if _reached_end(request, produced):
                 break
         if epoch == request.preemptions:
-            self._progress(request, request.total - 1)
+            self.requests.progress(request, request.total - 1)
             self.kv.cache.publish(request, request.computed)
         return request.finish_reason is not None
 
@@ -237,9 +221,9 @@ class Scheduler:
         self.kv.cache.publish(request, stop)
         self.kv.prompts.reach(request, stop, self._step)
         if request.total - stop > 1:
-            self._prompting.add(request)
+            self.requests.prompting.add(request)
         else:
-            self._prompting.discard(request)
+            self.requests.prompting.discard(request)
         return Slice(request, request.computed, stop, stop == request.total, request.preemptions)
 
     def _start(self, request: Request, tokens: int) -> bool:
@@ -251,7 +235,7 @@ class Scheduler:
         computed = max(request.computed, found.tokens)
         if not self.limits.chunked_prefill and request.total - computed > tokens:
             return False
-        return self._enter(request, found, computed, min(request.total, computed + tokens))
+        return self.requests.start(request, found, computed, min(request.total, computed + tokens), self._step)
 
     def _fork(self, request: Request, forks: int) -> bool:
         """Start a waiting request behind its prompt, which another one ends in this step, as ``forks`` others do.
@@ -261,67 +245,7 @@ class Scheduler:
         if self.kv.pool.free <= forks:
             return False
         found = self.kv.prompts.fork(request)
-        return self._enter(request, found, found.tokens, found.tokens)
-
-    def _enter(self, request: Request, found: Beginning, computed: int, stop: int) -> bool:
-        """Make a waiting request a running one that has its blocks up to token ``stop``, if it can be."""
-        shared = sum(self.kv.pool.holders(block) > 0 for block in found.blocks)
-        if self.admission and self.running and not self.admission.fits(request, shared, self.kv.pool.held, self._step):
-            return False
-        if not self.kv.begin(request, found, stop):
-            return False
-        self.kv.prompts.start(request)
-        self.recomputed_tokens += max(0, request.lost - computed)
-        self._progress(request, computed)
-        request.status = Status.RUNNING
-        if request.preemptions == 0:
-            request.cached_tokens = computed
-        self.pacing.start(request, self._step)
-        if self.admission:
-            self.admission.start(request, shared, self._step)
-        insort(self.running, request, key=attrgetter("place"))
-        return True
-
-    def _preempt(self, request: Request) -> None:
-        self._stop_running(request)
-        request.lost = request.computed
-        if not self.kv.preempt(request):
-            self._progress(request, 0)
-        request.status = Status.WAITING
-        request.preemptions += 1
-        self.preemptions += 1
-        self._queue(request)
-
-    def _stop_running(self, request: Request) -> None:
-        self.running.remove(request)
-        self.kv.prompts.stop(request)
-        self._prompting.discard(request)
-        if self.admission:
-            self.admission.stop(request)
-
-    def _retire(self, request: Request) -> None:
-        """End a request: its blocks go back, and a token that nobody will see is dropped."""
-        if request.status is Status.RUNNING:
-            self._stop_running(request)
-        elif request.status is Status.WAITING:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
-            heapq.heapify(self._waiting)
-        if request.pending:
-            request.output.pop()
-        request.status = Status.FINISHED
-        self.kv.release(request)
-        self.kv.prompts.finish(request)
-        self.pacing.finish(request)
-        self._order.forget(request)
-        if request.finish_reason != "abort":
-            self.lengths.learn(request)
-
-    def _progress(self, request: Request, computed: int) -> None:
-        self.pacing.progress(request, computed)
-        request.computed = computed
-
-    def _queue(self, request: Request) -> None:
-        heapq.heappush(self._waiting, (request.place, request))
+        return self.requests.start(request, found, found.tokens, found.tokens, self._step)
 
 
 def _reached_end(request: Request, produced: int) -> bool:

@@ -18,6 +18,10 @@ CASES = {
         ("+recipe=demo", "sampling.temperatur=0.5"),
         ["sampling.temperatur=0.5", "did you mean 'sampling.temperature'?", "top_p"],
     ),
+    "unknown key in a mapping": (
+        ("+recipe=throughput", "dataset.input_length={kind: uniform, mn: 5}"),
+        ["unknown key dataset.input_length.mn; did you mean 'dataset.input_length.min'?", "kind, max, min"],
+    ),
     "key of another engine": (
         ("+recipe=demo", "engine=transformers", "engine.preemption_mode=swap"),
         ["engine.preemption_mode=swap has no meaning for the kind of engine that is chosen"],

@@ -145,7 +145,7 @@ def run(
             break
         done += core.step()
         if preempt_every and step % preempt_every == 0 and step < 12 and core.scheduler.running:
-            core.scheduler._preempt(core.scheduler.running[0])  # its step may be in flight
+            core.scheduler.requests.preempt(core.scheduler.running[0])  # its step may be in flight
     done += core.step()
     core.scheduler.check()
     return sorted(done, key=lambda output: int(output.request_id))

@@ -26,15 +26,15 @@ def both(jobs: list[Job], policy: str, **changes: object) -> tuple[Simulation, S
 @pytest.mark.parametrize("blocks", [750, 1500])
 def test_certain_lengths_never_preempt_and_finish_earlier(policy: str, blocks: int) -> None:
     free, controlled = both(chatlike(), policy, blocks=blocks)
-    assert free.scheduler.preemptions > 100
-    assert (controlled.scheduler.preemptions, controlled.scheduler.recomputed_tokens) == (0, 0)
+    assert free.scheduler.requests.preemptions > 100
+    assert (controlled.scheduler.requests.preemptions, controlled.scheduler.requests.recomputed_tokens) == (0, 0)
     assert controlled.milliseconds < 0.95 * free.milliseconds
 
 
 def test_equal_lengths_fill_the_cache() -> None:
     """In waves, as many at once as fit in their last step: what is left over is the reserve."""
     _, controlled = both([Job(64, 64, 64)] * 2000, "fcfs")
-    assert controlled.scheduler.preemptions == 0
+    assert controlled.scheduler.requests.preemptions == 0
     running = 750 * 64 / (64 + 64)
     assert max(controlled.tokens[100:]) > 0.85 * running
 
@@ -44,7 +44,7 @@ def test_uncertain_lengths_are_learned(monkeypatch: pytest.MonkeyPatch, overstat
     monkeypatch.setattr("tests.engine.schedule.simulate.IGNORE", SamplingParams(stop=["unlikely"]))
     jobs = [Job(job.prompt, overstated * job.bound, job.output) for job in chatlike(1)]
     free, controlled = both(jobs, "fcfs")
-    assert controlled.scheduler.recomputed_tokens < 0.1 * free.scheduler.recomputed_tokens
+    assert controlled.scheduler.requests.recomputed_tokens < 0.1 * free.scheduler.requests.recomputed_tokens
     assert controlled.milliseconds < 0.95 * free.milliseconds
 
 
@@ -54,7 +54,7 @@ def test_a_request_that_fills_the_cache_starts_when_it_is_alone() -> None:
     scheduler.add(request(1, [2] * 4, 29, params=IGNORE))
     assert spans(step(scheduler)) == [(0, 0, 0, 4)]
     plans = run(scheduler)
-    assert scheduler.preemptions == 0
+    assert scheduler.requests.preemptions == 0
     assert max(len(plan.slices) for plan in plans) == 1
 
 
@@ -65,7 +65,7 @@ def test_blocks_shared_with_running_requests_count_once() -> None:
     step(scheduler)
     assert len(scheduler.running) >= 4
     run(scheduler)
-    assert scheduler.preemptions == 0
+    assert scheduler.requests.preemptions == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,6 +78,6 @@ def test_estimates_follow_what_runs(seed: int) -> None:
         tokens = [draw.randrange(5) for _ in range(draw.randint(1, 30))]
         scheduler.add(request(index, tokens, draw.randint(1, 40), stop_ids=ends))
     run(scheduler)
-    assert scheduler.admission is not None
-    assert not scheduler.admission._stays
-    assert scheduler.admission._own == 0
+    assert scheduler.requests.admission is not None
+    assert not scheduler.requests.admission._stays
+    assert scheduler.requests.admission._own == 0

@@ -66,7 +66,7 @@ def test_drafts_leave_a_block_for_each_running_request() -> None:
     assert [len(plan.drafts.get(one, ())) for one in work] == [4, 4, 0]
     for _ in range(3):  # up to eight tokens each
         step(scheduler)
-    assert scheduler.preemptions == 0
+    assert scheduler.requests.preemptions == 0
 
 
 def test_a_token_that_ends_the_request_drops_what_is_drawn_behind_it() -> None:
@@ -104,7 +104,7 @@ def run_drafted(scheduler: Scheduler, device: Device, draw: random.Random, force
         drawn = verify(plan)
         scheduler.advance(plan)
         if forced and scheduler.running and draw.random() < forced:
-            scheduler._preempt(draw.choice(scheduler.running))
+            scheduler.requests.preempt(draw.choice(scheduler.running))
             forced *= 0.98
         scheduler.update(plan, *drawn)
         scheduler.check()

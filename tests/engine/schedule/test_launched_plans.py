@@ -44,7 +44,7 @@ def run_ahead(scheduler: Scheduler, device: Device, forced: float = 0.0) -> None
         scheduler.check()
         launched = (plan, drawn) if plan.slices else None
         if forced and scheduler.running and draw.random() < forced:
-            scheduler._preempt(draw.choice(scheduler.running))  # its step is in flight
+            scheduler.requests.preempt(draw.choice(scheduler.running))  # its step is in flight
             forced *= 0.98
         if launched is None and not scheduler.unfinished:
             return
@@ -76,7 +76,7 @@ def test_swap_moves_blocks_and_computes_nothing_twice() -> None:
         for one in work:
             scheduler.add(one)
         run_ahead(scheduler, device)
-        assert scheduler.preemptions > 2
-        totals[slots] = (scheduler.recomputed_tokens > 0, device.copied > 0)
+        assert scheduler.requests.preemptions > 2
+        totals[slots] = (scheduler.requests.recomputed_tokens > 0, device.copied > 0)
         assert scheduler.kv.swapped_out == scheduler.kv.swapped_in == device.copied / 2
     assert totals == {0: (True, False), 60: (False, True)}

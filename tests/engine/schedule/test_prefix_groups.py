@@ -73,9 +73,9 @@ def test_groups_of_finished_requests_are_forgotten() -> None:
     for index in range(50):
         scheduler.add(request(index, [index] * 12, 1))
     run(scheduler)
-    assert not scheduler._order._groups._nodes
+    assert not scheduler.requests._order._groups._nodes
     late, early = request(60, A, 1), request(61, [9] * 4, 1)
     scheduler.add(late)
     scheduler.add(early)
     scheduler.finish(late, "abort")
-    assert len(scheduler._order._groups._nodes) == 1
+    assert len(scheduler.requests._order._groups._nodes) == 1

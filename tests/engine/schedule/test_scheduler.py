@@ -198,7 +198,7 @@ def test_swapped_request_goes_on_where_it_was_and_an_aborted_one_frees_its_slots
         if plan.swap_in:
             assert [slot for _, slot in plan.swap_in] == [0, 1, 2]
             assert spans(plan) == [(1, 0, stopped, stopped + 1)]
-    assert (scheduler.preemptions, scheduler.recomputed_tokens, scheduler.kv.slots.held) == (1, 0, 0)
+    assert (scheduler.requests.preemptions, scheduler.requests.recomputed_tokens, scheduler.kv.slots.held) == (1, 0, 0)
     pair = [request(index, [index + 1] * 7, 9, params=IGNORE) for index in (2, 3)]
     for one in pair:
         scheduler.add(one)
@@ -215,5 +215,5 @@ def test_what_does_not_fit_the_host_is_recomputed() -> None:
         scheduler.add(request(index, [index + 1] * 7, 9, params=IGNORE))
     plans = run(scheduler)
     assert not any(plan.swap_out or plan.swap_in for plan in plans)
-    assert scheduler.preemptions == 1
-    assert scheduler.recomputed_tokens > 0
+    assert scheduler.requests.preemptions == 1
+    assert scheduler.requests.recomputed_tokens > 0

@@ -54,7 +54,7 @@ class SchedulerTrace(RuleBasedStateMachine):
         )
         self.device = Device(self.limits.block_size)
         self.scheduler = Scheduler(self.limits)
-        self.scheduler.pacing.multiple = 4
+        self.scheduler.requests.pacing.multiple = 4
         self.requests: list[Request] = []
         self.content: dict[int, tuple[bytes, tuple[int, ...]]] = {}
         self.computed: set[int] = set()
@@ -100,7 +100,7 @@ class SchedulerTrace(RuleBasedStateMachine):
     def step(self, guesses: Sequence[int] = (3, 1, 6, 6)) -> None:
         running, waiting, known = list(self.scheduler.running), self.waiting(), set(self.content.values())
         held = {request: request.computed for request in waiting}  # in host memory
-        before, lacks_room = self.scheduler.preemptions, [self.lacks_room(spared) for spared in (True, False)]
+        before, lacks_room = self.scheduler.requests.preemptions, [self.lacks_room(spared) for spared in (True, False)]
         behind, decoding = self.behind_others(), self.decode_in_place()
         offered = self.offer(guesses)
         plan = self.scheduler.schedule(offered)
@@ -110,8 +110,10 @@ class SchedulerTrace(RuleBasedStateMachine):
         self.check_order(plan, waiting, behind)
         starting = [part.request for part in plan.slices if part.request in waiting]
         if not self.limits.balance:
-            assert (self.scheduler.preemptions > before) in lacks_room, "preemption exactly when blocks run out"
-        self.check_preemption(running, self.scheduler.preemptions - before, plan)
+            assert (self.scheduler.requests.preemptions > before) in lacks_room, (
+                "preemption exactly when blocks run out"
+            )
+        self.check_preemption(running, self.scheduler.requests.preemptions - before, plan)
         self.device.execute(plan)
         for part in sorted(plan.slices, key=lambda part: part.request in decoding):
             if part.request in waiting:

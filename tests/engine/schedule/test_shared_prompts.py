@@ -113,7 +113,7 @@ def test_a_prompt_that_waits_is_given_up_before_anybody_is_preempted() -> None:
         assert spans(step(scheduler))[0][0] == 9
     assert scheduler.kv.pool.held == 0
     assert [spans(step(scheduler)) for _ in range(3)] == [[(0, 1, 0, 10)], [(0, 1, 10, 11)], [(0, 2, 9, 10)]]
-    assert scheduler.preemptions == 0
+    assert scheduler.requests.preemptions == 0
 
 
 def test_two_prompts_that_are_alike_and_fill_the_cache_do_not_wait_for_each_other() -> None:
@@ -144,8 +144,8 @@ def test_preempted_before_its_copy_was_made(slots: int) -> None:
         scheduler.update(plan, *verify(plan))
         if number == 0:
             for one in scheduler.running[1:]:
-                scheduler._preempt(one)
+                scheduler.requests.preempt(one)
         scheduler.check()
     assert [one.output for one in work] == [next_tokens(request(0, PROMPT, child=i), 4) for i in range(5)]
-    assert scheduler.preemptions == 2
+    assert scheduler.requests.preemptions == 2
     assert scheduler.kv.pool.held == scheduler.kv.slots.held == 0

@@ -67,7 +67,7 @@ def test_preempted_requests_go_on(monkeypatch: pytest.MonkeyPatch, slots: int) -
     expected = run(structured_rig(monkeypatch).core, prompts, params)
     core = structured_rig(monkeypatch, swap_slots=slots).core
     assert essence(run(core, prompts, params, preempt_every=3)) == essence(expected)
-    assert core.scheduler.preemptions > 0
+    assert core.scheduler.requests.preemptions > 0
 
 
 def test_a_grammar_that_nothing_continues_ends_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
