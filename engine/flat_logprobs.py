@@ -37,6 +37,9 @@ class DecodedTokens(Sequence[str | None]):
         token = int(self._ids[index])
         return None if self._texts is None else self._texts.token_text(token)
 
+    def __repr__(self) -> str:
+        return f"[{', '.join(repr(text) for text in self[:8])}{', ...' if len(self) > 8 else ''}]"
+
 
 @dataclass(frozen=True, eq=False)
 class FlatLogprobs(Sequence[dict[int, Logprob]]):

@@ -20,9 +20,14 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(prompts: Prompt | Iterable[Prompt]) -> Prompts:
-    """One prompt or many; a sequence of integers is one prompt. Iterators are not drawn out."""
-    if isinstance(prompts, (str, Mapping)):
+    """One prompt or many; a sequence of integers is one prompt. Iterators are not drawn out.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return Prompts([cast(Prompt, prompts)], 1)
+    _check_iterable("prompts", prompts)
     if not isinstance(prompts, Sequence):
         return Prompts(prompts, None)
     if prompts and all(isinstance(item, int) for item in prompts):
@@ -31,14 +36,25 @@ def read_prompts(prompts: Prompt | Iterable[Prompt]) -> Prompts:
 
 
 def read_conversations(messages: Any) -> Prompts:
-    """One conversation, as a list of messages, or many."""
+    """One conversation, as a list of messages, or many.
+
+    Raises:
+        TypeError: it is neither.
+    """
     if isinstance(messages, (str, Mapping)):
         return Prompts([cast(Prompt, messages)], 1)
+    _check_iterable("messages", messages)
     if not isinstance(messages, Sequence):
         return Prompts(cast(Iterable[Prompt], messages), None)
     if messages and isinstance(messages[0], Mapping):
         return Prompts([cast(Prompt, messages)], 1)
     return Prompts(cast(Iterable[Prompt], messages), len(messages))
+
+
+def _check_iterable(name: str, value: object) -> None:
+    if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
+        what = "a prompt, or an iterable of prompts" if name == "prompts" else "a list of messages, or several of them"
+        raise TypeError(f"{name} must be {what}, not {value!r:.80}")
 
 
 def with_params(prompts: Iterable[Prompt], params: Params | Iterable[Params], model: str) -> Iterator[Any]:

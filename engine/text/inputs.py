@@ -151,7 +151,7 @@ def _rendered(at: int, fields: Mapping[str, Any], tokenizer: Tokenizer | None) -
 
 def _token_ids(fields: Mapping[str, Any]) -> list[int]:
     given = fields["prompt_token_ids"]
-    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+    if isinstance(given, (str, bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise InputError(f"a prompt must be text, a list of token ids or a mapping, not {given!r:.80}")
     ids = list(given)
     wrong = next((x for x in ids if isinstance(x, bool) or not isinstance(x, Integral)), None)

@@ -102,6 +102,17 @@ def test_options_that_ask_for_nothing(smol: LLM) -> None:
         smol.generate([PROMPT] * 2, greedy(max_tokens=1), use_tqdm=False, priority=[0, 1])
 
 
+def test_what_is_no_prompt_is_said_so(smol: LLM) -> None:
+    """Also bytes, which are a sequence of integers and no token ids."""
+    for given in (b"abc", [b"abc"], {"prompt_token_ids": b"abc"}):
+        (output,) = outputs(smol, given, greedy(max_tokens=1))
+        assert "must be text, a list of token ids or a mapping, not b'abc'" in str(output.error)
+    with pytest.raises(TypeError, match="prompts must be a prompt, or an iterable of prompts, not 5"):
+        outputs(smol, 5, greedy())
+    with pytest.raises(TypeError, match="messages must be a list of messages, or several of them, not None"):
+        smol.chat(None, use_tqdm=False)  # type: ignore[arg-type]
+
+
 # Outputs
 
 
@@ -118,13 +129,26 @@ def test_outputs_have_the_attributes_and_types_that_scripts_use(smol: LLM, minil
     assert isinstance(embedded.outputs.embedding, list)
 
 
+def test_printing_shows_values(smol: LLM) -> None:
+    assert repr(smol) == "LLM(model='smollm2-135m-instruct')"
+    one = complete(smol, PROMPT, max_tokens=1, logprobs=1, flat_logprobs=True)
+    assert "decoded_tokens=[' Paris']" in repr(one)
+
+
 def test_outputs_of_beams_are_lists(smol: LLM) -> None:
-    (found,) = smol.beam_search([PROMPT], engine.BeamSearchParams(beam_width=2, max_tokens=2))
+    (found,) = smol.beam_search([PROMPT], engine.BeamSearchParams(2, 2))
     assert isinstance(found.sequences, list)
     assert isinstance(found.sequences[0].tokens, list)
 
 
 # Engine arguments
+
+
+def test_an_engine_from_arguments() -> None:
+    args = EngineArgs(model="all-minilm-l6-v2", dtype="float32")
+    with LLM.from_engine_args(args) as llm:
+        assert llm.args == args
+        assert len(llm.embed("a cat", use_tqdm=False)[0].outputs.embedding) == 384
 
 
 def test_arguments_at_vllms_defaults_are_accepted_and_others_refused_by_name() -> None:
