@@ -78,7 +78,7 @@ class Intake:
                 stop_ids=stop_ids,
                 seed=(seed + child) & MAX_SEED,
                 priority=prompt.priority,
-                salt=prompt.cache_salt.encode(),
+                salt=prompt.cache_salt.encode("utf-8", "surrogatepass"),  # any string will do
                 bad_words=bad_words,
             )
             for child in range(params.n)

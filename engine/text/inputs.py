@@ -106,6 +106,8 @@ def read_inputs(prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> list[
                 texts.append(_Text(at, fields, fields["prompt"], None))
         except ValueError as error:
             results[at] = InputError(str(error))
+        except Exception as error:  # whatever is wrong with one prompt, the others must not share its fate
+            results[at] = InputError(f"the prompt cannot be read: {error or type(error).__name__}")
     for group, special in ((texts, True), (rendered, False)):
         for item, ids in zip(group, _encode([item.text for item in group], tokenizer, special), strict=True):
             ends = tokenizer.added_ends if special and tokenizer is not None else (0, 0)
