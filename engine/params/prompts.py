@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 
@@ -23,5 +23,5 @@ class TokensPrompt(TypedDict):
     priority: NotRequired[int]
 
 
-Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | dict[str, Any]
+Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or a mapping with ``prompt``, ``prompt_token_ids`` or ``messages``: see engine.text.inputs."""
