@@ -10,7 +10,8 @@ import pytest
 
 import engine
 from engine import LLM, EngineArgs, ParameterError, PoolingParams, SamplingParams, UnsupportedOptionError
-from tests.engine.ask import PROMPT, complete, greedy, outputs
+from tests.engine.ask import PROMPT, SMOLLM, complete, greedy, outputs
+from tests.engine.null_model import drain, null_llm, run, serve
 
 NAMES = (
     "LLM", "SamplingParams", "PoolingParams", "AsyncLLMEngine", "AsyncEngineArgs", "EngineArgs", "TextPrompt",
@@ -179,3 +180,21 @@ def test_arguments_at_vllms_defaults_are_accepted_and_others_refused_by_name() -
     ]
     for dtype, known in dtypes:
         assert EngineArgs(model="m", dtype=dtype).dtype == known
+
+
+def test_a_cache_that_the_host_has_no_room_for_is_refused_before_it_is_made() -> None:
+    """Lazily allocated memory would let the engine start, and the system kill it later."""
+    small: dict[str, Any] = {"load_format": "dummy", "hf_overrides": {"num_hidden_layers": 1}, "device": "cpu"}
+    with pytest.raises(ParameterError, match=r"kv_cache_memory_bytes=\d+ .* at most \d+ \(\d+ MiB are free\)"):
+        LLM(SMOLLM, kv_cache_memory_bytes=1 << 60, max_num_seqs=10**9, **small)
+
+
+def test_a_lora_request_of_the_asynchronous_engine_is_refused_by_name() -> None:
+    async def work() -> None:
+        async with serve(null_llm()) as llm:
+            *_, last = await drain(llm.generate("a", greedy(max_tokens=1), "a", lora_request=None))
+            assert last.finished
+            with pytest.raises(UnsupportedOptionError, match="lora_request"):
+                llm.generate("a", greedy(max_tokens=1), "b", lora_request="x")
+
+    run(work())
