@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.device_timing import ceilings, milliseconds
 from benchmarks.kernel_cases import SHAPES, Attention, Shape
 from benchmarks.kernel_invariance import checks
+from benchmarks.logits_kernels import processors
 from kernels import activation, norm, rope_cache
 from kernels.attention import AttentionBatch, reference
 from kernels.cuda import NUMERICS, gemm
@@ -235,7 +236,7 @@ def gemms(meter: Meter, shape: Shape) -> Iterator[Row]:
 
 KERNELS = {
     "decode": decode, "cascade": cascade, "prefill": prefill, "norm": norms, "rope": ropes, "activation": activations,
-    "sample": samplers, "gemm": gemms,
+    "sample": samplers, "process": processors, "gemm": gemms,
 }  # fmt: skip
 
 

@@ -178,7 +178,8 @@ class GenerationCore:
         start = time.monotonic()
         self._books.begin(plan, start)
         before = self._launched
-        masks = self._masks.of(plan, None if before is None else lambda: before.launched.result().tokens)
+        pending = None if before is None else lambda: before.launched.result().tokens
+        masks = self._masks.of(plan, pending, beside=not self.runner.runs_ahead(plan)) if self._masks else None
         step = Step(plan, self.runner.launch(plan, masks), start, self.model.costs.step(plan, self._shared_tokens()))
         self.scheduler.advance(plan)
         return step

@@ -15,14 +15,18 @@ def apply_bitmask(logits: torch.Tensor, rows: torch.Tensor, words: torch.Tensor)
         rows: [rows] int64, those that have a mask.
         words: [rows, at least ceil(vocab / 32)] int32; bit ``i % 32`` of word ``i // 32`` is token ``i``'s.
     """
-    if logits.device.type != "cpu" or not logits.is_contiguous():
-        logits[rows] = reference(logits[rows], words)
-        return
-    from kernels.cpu import bitmask as cpu
-    from kernels.cpu.numeric import array, use_threads
+    if logits.is_cuda:
+        from kernels.cuda import bitmask as cuda
 
-    use_threads(rows.numel() * logits.shape[1], per_thread=1 << 16)
-    cpu.apply_bitmask(array(logits), array(rows), array(words))
+        cuda.apply_bitmask(logits, rows, words)
+    elif logits.is_contiguous():
+        from kernels.cpu import bitmask as cpu
+        from kernels.cpu.numeric import array, use_threads
+
+        use_threads(rows.numel() * logits.shape[1], per_thread=1 << 16)
+        cpu.apply_bitmask(array(logits), array(rows), array(words))
+    else:
+        logits[rows] = reference(logits[rows], words)
 
 
 def reference(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

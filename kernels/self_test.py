@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels import activation, norm, rope_cache, sample
+from kernels import activation, bitmask, norm, process_logits, rope_cache, sample
 from kernels.attention import AttentionBatch, paged_attention, reference
 from kernels.kv_cache import LayerCache, allocate
 from kernels.linear import PackedLinear
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # relative error that rounding explains
+EXACT = ("logits processing", "sampling")  # nothing is rounded
 BLOCK, KV_HEADS, GROUP, HEAD_DIM = 16, 2, 3, 64
 CONTEXTS = (1, 17, 40, 129)  # tokens of sequences: less than a block, and over its ends
 
 
 @dataclass(frozen=True)
 class KernelCheck:
-    """What came of one kernel: its relative error (of the sampler, the share of tokens that differ), how much rounding
+    """What came of one kernel: its relative error (of exact ones the share of values that differ), how much rounding
     explains, the seconds with compilation, and what it raised, if it did."""
 
     name: str
@@ -43,6 +44,7 @@ def self_test(device: torch.device) -> Iterator[KernelCheck]:
         "norm": lambda: _norm(device, dtype),
         "activation": lambda: _activation(device, dtype),
         "rotary embedding and cache": lambda: _rope(device, dtype),
+        "logits processing": lambda: _logits(device, dtype),
         "sampling": lambda: _sampling(device),
     }
     if device.type == "cpu":
@@ -56,7 +58,7 @@ def self_test(device: torch.device) -> Iterator[KernelCheck]:
 
 def _checked(name: str, check: Callable[[], float], limit: float) -> KernelCheck:
     began = time.perf_counter()
-    limit = 0.0 if name == "sampling" else limit
+    limit = 0.0 if name in EXACT else limit
     try:
         error = check()
     except Exception as raised:  # compilers and drivers raise what they like, and the doctor has to tell it
@@ -107,6 +109,31 @@ def _rope(device: torch.device, dtype: torch.dtype) -> float:
         query = function(qkv, heads, positions, slots, rotation, head_norm, cache, KV_HEADS)
         results.append(torch.cat([part.double().flatten() for part in (query, cache.keys, cache.values)]))
     return _error(*results)
+
+
+def _logits(device: torch.device, dtype: torch.dtype) -> float:
+    """The share of processed logits that differ: a bias, tokens ruled out, a bad word of two tokens, and masks."""
+    vocab = 5003
+    logits, own = _random(device, dtype, 3, vocab), torch.arange(3, device=device, dtype=torch.int32)
+    edits = process_logits.LogitsEdits(
+        sources=own.flip(0),
+        offset_rows=own - 1,
+        offsets=_random(device, torch.float32, 2, vocab, seed=1),
+        token_begins=torch.tensor([0, 2, 2, 3], device=device, dtype=torch.int32),
+        tokens=torch.tensor([7, 4999, 0], device=device, dtype=torch.int32),
+        history_rows=own,
+        history=torch.tensor([[5], [6], [7]], device=device),
+        pattern_begins=torch.tensor([0, 0, 2, 2], device=device, dtype=torch.int32),
+        before=torch.tensor([[6], [5]], device=device),
+        last=torch.tensor([9, 10], device=device),
+    )
+    wanted = process_logits.reference(logits, edits)
+    found = process_logits.process_logits(logits, edits)
+    masked = own[1:].long()
+    words = torch.tensor([0x0F0F0F0F, 0], device=device, dtype=torch.int32)[:, None].expand(2, -(-vocab // 32))
+    wanted[masked] = bitmask.reference(wanted[masked], words)
+    bitmask.apply_bitmask(found, masked, words.contiguous())
+    return float((found != wanted).double().mean())
 
 
 def _sampling(device: torch.device) -> float:

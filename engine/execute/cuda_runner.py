@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.execute.batch_rows import BatchRows
+from engine.execute.draw_numbers import columns
 from engine.execute.launched import Launched, start_clock
 from engine.execute.logits_processing import LogitsProcessor, Masks, Words, is_processed
 from engine.execute.logprobs import RowLogprobs
@@ -21,7 +22,7 @@ from engine.execute.model_runner import score_prompt
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
-from engine.execute.transfer import pinned, to_device
+from engine.execute.transfer import Parcel, pinned, to_device
 from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
 from engine.schedule.plan import Slice, StepPlan
@@ -208,8 +209,8 @@ class CudaModelRunner:
         """Tell the processor which tokens were drawn last, before the step draws the next ones."""
         special = [part for part in parts if is_processed(part)] if self._rows.processed else []
         if special:
-            numbers = np.array([self._rows[part.request].number for part in special], np.int64)
-            self._processor.follow(special, self._rows.state.last[to_device(numbers, self.device)])
+            numbers = [self._rows[part.request].number for part in special]
+            self._processor.follow(special, self._rows.state.last, numbers)
 
     def _draw_anew(
         self, computed: Computed, drawn: Rows, masks: Mapping[Request, Words], sources: Sequence[int] | None
@@ -223,20 +224,15 @@ class CudaModelRunner:
         chosen = [i for i, part in enumerate(parts) if is_processed(part) or part.request in masks or sources[i] != i]
         if not chosen:
             return
-        rows, state = self._rows, self._rows.state
         special = [parts[i] for i in chosen]
-        numbers = [
-            (part.stop, i, sources[i], rows[part.request].number) for i, part in zip(chosen, special, strict=True)
-        ]
-        positions, at, source, mine = to_device(np.array(numbers, np.int64).T, self.device)
-        temperature, top_p, min_p = (column[mine] for column in state.floats)  # each aligned, whatever their number
-        parameters = SamplingRows(temperature, state.top_k[mine], top_p, min_p, state.seeds[mine], positions)
-        filtered = any(part.request in rows.filtering for part in special)
+        parcel = Parcel()
+        places = parcel.add(columns([chosen, [self._rows[part.request].number for part in special]], np.int64))
         tokens = self._processor.draw(
-            computed.logits[source].float(), special, parameters, filtered, masks, drawn.drafts
+            computed.logits, [sources[i] for i in chosen], special, masks, drawn.drafts, parcel
         )
-        computed.tokens[at] = tokens
-        state.last[mine] = tokens
+        at, mine = parcel[places][:, : len(chosen)]
+        computed.tokens.scatter_(0, at, tokens)
+        self._rows.state.last.scatter_(0, mine, tokens)
 
     def _logprobs(
         self, computed: Computed, parts: Sequence[Slice], sources: Sequence[int] | None

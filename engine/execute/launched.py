@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 
@@ -36,6 +37,11 @@ class Launched:
 
     def result(self) -> StepResult:
         """Wait for the step and give its result."""
+        return self._result
+
+    @cached_property
+    def _result(self) -> StepResult:
+        """Made once: the masks of the step after this one ask for its tokens, and the books for all of it."""
         if self._ready is not None:
             self._ready.synchronize()
         logprobs = {} if self._logprobs is None else self._logprobs.by_row()

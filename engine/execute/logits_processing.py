@@ -3,8 +3,8 @@
 The order is the contract's: ``allowed_token_ids``, ``min_tokens`` (masks every stop id), ``logit_bias``, penalties,
 ``bad_words``, the mask of a grammar; temperature, filters and the draw are ``kernels.sample``'s. A mask writes -inf,
 which no bias, no penalty and no temperature changes, so that masks may be applied at any place in this order; only the
-bias has to come before the penalties. Hence ``process`` does biases and all masks, and the sampling kernel begins with
-the penalties, whose parameters ``process`` returns.
+bias has to come before the penalties. Hence ``process_logits`` does biases and all masks but those of grammars, which
+``apply_bitmask`` does, and the sampling kernel begins with the penalties.
 
 Where nothing is left of a row, token 0 is drawn, or with a grammar's mask one of its tokens.
 """
@@ -12,19 +12,21 @@ Where nothing is left of a row, token 0 is drawn, or with a grammar's mask one o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.execute.logits_state import NEUTRAL, LogitsState, Owned
-from engine.execute.transfer import to_device
+from engine.execute.draw_numbers import DrawNumbers
+from engine.execute.logits_state import LogitsState
+from engine.execute.transfer import Parcel, to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
 from kernels.bitmask import apply_bitmask
-from kernels.sample import SamplingRows, draw
+from kernels.process_logits import process_logits
+from kernels.sample import draw
 
 Words = npt.NDArray[np.int32]
 Masks = Callable[[], Mapping[Request, Words]]
@@ -71,114 +73,77 @@ class LogitsProcessor:
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._state = LogitsState(vocab_size, device)
         self._device = device
-        self._patterns = _Patterns((), *(torch.empty(0, dtype=torch.int64),) * 3)
+        self._patterns = _Patterns((), (), *(torch.empty(0, 1, dtype=torch.int64, device=device),) * 2)
 
-    def follow(self, parts: Sequence[Slice], last: torch.Tensor) -> None:
-        """Bring the state of requests up to their last token; before the step overwrites ``last``.
+    def follow(self, parts: Sequence[Slice], drawn: torch.Tensor, at: Sequence[int]) -> None:
+        """Bring the state of requests up to their last token; before the step overwrites ``drawn``.
 
         Args:
             parts: slices whose draws are processed, one of each request.
-            last: [parts] int64, the token drawn last for each; read only where the host does not know it.
+            drawn: int64, tokens drawn last; read only where the host does not know them.
+            at: where in ``drawn`` the token of each slice's request stands.
         """
-        self._state.follow([part.request for part in parts], last)
+        self._state.follow([part.request for part in parts], drawn, at)
 
     def draw(
         self,
         logits: torch.Tensor,
+        sources: Sequence[int],
         parts: Sequence[Slice],
-        rows: SamplingRows,
-        filtered: bool,
         masks: Mapping[Request, Words] | None = None,
         drafts: Mapping[Request, Sequence[int]] | None = None,
+        parcel: Parcel | None = None,
     ) -> torch.Tensor:
         """One token per row, processed and drawn on the device; nothing waits for it.
 
+        All that the rows need goes to the device in one copy, is applied in one launch, or two where there are masks,
+        and drawn from by the sampling kernel.
+
         Args:
-            logits: [rows, vocab] float32, of slices that draw, ``follow`` has seen those whose draws are processed;
-                changed in place.
-            parts: those slices; several of a request that has drafts, which end behind its output and behind drafts.
-            rows: temperature, filters, seeds and positions.
-            filtered: whether any row has filters.
+            logits: [all, vocab], any float type; not changed.
+            sources: of each row its row of ``logits``.
+            parts: slices that draw, one for each row; ``follow`` has seen those whose draws are processed. Several of
+                a request that has drafts, which end behind its output and behind drafts.
             masks: packed masks of grammars.
             drafts: what is guessed to follow requests' outputs.
+            parcel: what the caller wants sent along.
 
         Returns:
             [rows] int64
         """
+        parcel = parcel or Parcel()
+        masked = [i for i, part in enumerate(parts) if part.request in masks] if masks else []
+        if masks and masked:
+            mask = [parcel.add(np.array(masked)), parcel.add([masks[parts[i].request] for i in masked])]
+        numbers = self._numbers(parcel, sources, parts, drafts or {})
+        parcel.send(self._device)
+        if not masked and not numbers.edited and list(sources) == list(range(len(parts))):
+            rows = logits[: len(parts)]  # penalties alone: the sampling kernel's part
+        else:
+            rows = process_logits(logits, numbers.edits(self._state, self._patterns.before, self._patterns.last))
+        if masked:
+            apply_bitmask(rows, *(parcel[part] for part in mask))
+        return draw(rows, numbers.rows(self._state), any(part.request.params.filters for part in parts))
+
+    def _numbers(
+        self,
+        parcel: Parcel,
+        sources: Sequence[int],
+        parts: Sequence[Slice],
+        drafts: Mapping[Request, Sequence[int]],
+    ) -> DrawNumbers:
+        owned = []
         for part in parts:
             ahead = drafts_before(part)
             if ahead:
-                self._state.branch(part.request, (drafts or {})[part.request][:ahead])
-        penalties = self.process(logits, parts, masks)
-        return draw(logits, replace(rows, **penalties), filtered)
-
-    def process(
-        self, logits: torch.Tensor, parts: Sequence[Slice], masks: Mapping[Request, Words] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Biases and masks in place; returns the fields of ``SamplingRows`` that penalties need, if any do."""
-        requests = [part.request for part in parts]
-        owned = [self._state.of(part.request, drafts_before(part)) for part in parts]
-        self._add_offsets(logits, owned)
-        self._mask_stops(logits, parts)
-        self._ban_sequences(logits, requests, owned)
-        if masks:
-            self._mask(logits, requests, masks)
-        return self._penalties(requests, owned)
-
-    def _add_offsets(self, logits: torch.Tensor, owned: Sequence[Owned]) -> None:
-        owners = [(i, one.offsets) for i, one in enumerate(owned) if one.offsets is not None]
-        if owners:
-            at, rows = self._numbers(owners)
-            logits[at] = logits[at] + self._state.offsets.rows[rows]
-
-    def _mask_stops(self, logits: torch.Tensor, parts: Sequence[Slice]) -> None:
-        cells = [(i, token) for i, part in enumerate(parts) if masks_stops(part) for token in part.request.stop_ids]
-        if cells:
-            at, tokens = self._numbers(cells)
-            logits[at, tokens] = float("-inf")
-
-    def _ban_sequences(self, logits: torch.Tensor, requests: Sequence[Request], owned: Sequence[Owned]) -> None:
-        """Bad words of several tokens: mask the last one where the output ends with those before it."""
-        owners = [(i, one.history) for i, one in enumerate(owned) if one.history is not None]
-        if not owners:
-            return
-        patterns = self._patterns = self._patterns.of([requests[i] for i, _ in owners], self._state)
-        at, rows = self._numbers(owners)
-        recent = self._state.history.rows[rows][patterns.owner]  # [patterns, width]
-        complete = ((recent == patterns.before) | (patterns.before < 0)).all(-1)
-        banned = torch.where(complete, float("-inf"), 0.0)
-        logits.index_put_((at[patterns.owner], patterns.last), banned, accumulate=True)
-
-    def _mask(self, logits: torch.Tensor, requests: Sequence[Request], masks: Mapping[Request, Words]) -> None:
-        at = [i for i, request in enumerate(requests) if request in masks]
-        if at:
-            words = to_device(np.stack([masks[requests[i]] for i in at]), self._device)
-            rows = to_device(np.array(at, np.int64), self._device)
-            apply_bitmask(logits, rows, words)
-
-    def _penalties(self, requests: Sequence[Request], owned: Sequence[Owned]) -> dict[str, torch.Tensor]:
-        counted = [one.occurrences for one in owned]
-        if all(row is None for row in counted):
-            return {}
-        states = np.array([NEUTRAL if row is None else row for row in counted], np.int32)
-        params = [request.params for request in requests]
-        # Padded to 16 bytes: kernels are compiled apart for pointers that are not aligned to them.
-        values = np.zeros((3, -(-len(params) // 4) * 4), np.float32)
-        values[0, : len(params)] = [p.presence_penalty for p in params]
-        values[1, : len(params)] = [p.frequency_penalty for p in params]
-        values[2, : len(params)] = [p.repetition_penalty for p in params]
-        presence, frequency, repetition = to_device(values, self._device)[:, : len(params)]
-        return {
-            "presence": presence,
-            "frequency": frequency,
-            "repetition": repetition,
-            "states": to_device(states, self._device),
-            "occurrences": self._state.occurrences.rows,
-        }
-
-    def _numbers(self, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Pairs as two columns on the device, int64."""
-        return to_device(np.array(pairs, np.int64).T, self._device)
+                self._state.branch(part.request, drafts[part.request][:ahead])
+            owned.append(self._state.of(part.request, ahead))
+        banned = [part.request.stop_ids if masks_stops(part) else () for part in parts]
+        remembering = [part.request for part, one in zip(parts, owned, strict=True) if one.history is not None]
+        self._patterns = self._patterns.of(remembering, self._state)
+        counts = iter(self._patterns.counts)
+        patterns = [0 if one.history is None else next(counts) for one in owned]
+        return DrawNumbers(parcel, parts, sources, owned, banned, patterns)
 
 
 @dataclass(frozen=True)
@@ -186,7 +151,7 @@ class _Patterns:
     """The bad words of several tokens of some requests; kept until these change."""
 
     requests: tuple[Request, ...]
-    owner: torch.Tensor  # [patterns] int64: whose it is
+    counts: tuple[int, ...]  # how many each has
     before: torch.Tensor  # [patterns, width] int64: the tokens before its last one, on the right; negative: any
     last: torch.Tensor  # [patterns] int64
 
@@ -196,10 +161,10 @@ class _Patterns:
         if self.requests == tuple(requests) and self.before.shape[1] == width:
             return self
         each = [[words for words in request.bad_words if len(words) > 1] for request in requests]
-        owner = np.repeat(np.arange(len(each)), [len(some) for some in each])
         words = list(chain.from_iterable(each))
         before = np.full((len(words), width), -1, np.int64)
         for row, sequence in zip(before, words, strict=True):
             row[width - len(sequence) + 1 :] = sequence[:-1]
         last = np.array([sequence[-1] for sequence in words], np.int64)
-        return _Patterns(tuple(requests), *(to_device(x, state.device) for x in (owner, before, last)))
+        on_device = (to_device(x, state.device) for x in (before, last))
+        return _Patterns(tuple(requests), tuple(map(len, each)), *on_device)

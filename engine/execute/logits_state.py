@@ -7,47 +7,21 @@ holds the tokens drawn last for bad words of several tokens. A request has rows 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from engine.execute.transfer import to_device
+from engine.execute.pool import NewRows, Pool
+from engine.execute.transfer import Parcel, to_device
 from engine.schedule.request import Request, Status
+from kernels.drawn_tokens import add_drawn_tokens
+from kernels.process_logits import NEVER
 
 NOTHING = -1  # in a history: no token yet; no token id is negative
 NEUTRAL = 0  # row of ``occurrences`` that counts nothing and belongs to nobody
-FIRST_ROWS = 4  # a pool starts with so many rows
-
-
-class Pool:
-    """Rows of one width, given out and taken back; grows by doubling."""
-
-    def __init__(self, width: int, dtype: torch.dtype, fill: float, device: torch.device) -> None:
-        self.rows = torch.full((0, width), fill, dtype=dtype, device=device)
-        self._fill = fill
-        self._free: list[int] = []
-
-    def take(self) -> int:
-        """A row; what stands in it is whatever its last owner left."""
-        if not self._free:
-            count, width = self.rows.shape
-            more = max(count, FIRST_ROWS)
-            self.rows = torch.cat((self.rows, self.rows.new_full((more, width), self._fill)))
-            self._free = list(range(count + more - 1, count - 1, -1))
-        return self._free.pop()
-
-    def give_back(self, row: int) -> None:
-        """Row ``row`` may be given to somebody else."""
-        self._free.append(row)
-
-    def widen(self, width: int) -> None:
-        """Make rows at least so wide; what they hold stays at their right end."""
-        count, old = self.rows.shape
-        if width > old:
-            self.rows = torch.cat((self.rows.new_full((count, width - old), self._fill), self.rows), 1)
 
 
 @dataclass(slots=True)
@@ -75,6 +49,8 @@ class LogitsState:
         self.history = Pool(1, torch.int64, NOTHING, device)
         self._owned: dict[Request, Owned] = {}
         self._branches: dict[tuple[Request, int], Owned] = {}
+        self._behind: tuple[tuple[int, ...], ...] = ()  # what ``_append`` was last asked for
+        self._behind_rows = torch.empty(4, 0, dtype=torch.int32, device=device)
         neutral = self.occurrences.take()
         assert neutral == 0
         self.occurrences.rows[NEUTRAL] = 0
@@ -85,7 +61,7 @@ class LogitsState:
             return self._branches.get((request, ahead), NOBODYS)
         return self._owned.get(request, NOBODYS)
 
-    def follow(self, requests: Sequence[Request], last: torch.Tensor) -> None:
+    def follow(self, requests: Sequence[Request], drawn: torch.Tensor, at: Sequence[int]) -> None:
         """Make every row know its request's whole output.
 
         A request that is new here, also after a preemption, is read from the host, which knows its tokens then; one
@@ -93,21 +69,27 @@ class LogitsState:
 
         Args:
             requests: whose next tokens are drawn, each once.
-            last: [requests] int64, the token drawn last for each.
+            drawn: int64, tokens drawn last; read only for tokens that are pending.
+            at: where in ``drawn`` each request's token stands.
         """
         self._take_back()
-        behind = []
-        for i, request in enumerate(requests):
+        new: list[Request] = []
+        behind: list[tuple[int, ...]] = []
+        for place, request in zip(at, requests, strict=True):
             owned, output = self._owned.get(request), request.output
             if owned is None or owned.seen > len(output):
-                self._begin(request)
-            elif owned.seen == len(output) - 1 and request.pending:
+                new.append(request)
+            elif owned.seen == len(output) - 1:
                 owned.seen = len(output)
-                behind.append(i)
+                if owned.occurrences is not None or owned.history is not None:
+                    rows = (-1 if row is None else row for row in (owned.occurrences, owned.history))
+                    behind.append((place, -1 if request.pending else output[-1], *rows))
             elif owned.seen < len(output):
                 self._catch_up(owned, output[owned.seen :])
+        if new:
+            self._begin(new)
         if behind:
-            self._append([self._owned[requests[i]] for i in behind], behind, last)
+            self._append(tuple(behind), drawn)
 
     def branch(self, request: Request, drafts: Sequence[int]) -> None:
         """Rows for the request as it will be if these drafts are right; they are there until the next ``follow``."""
@@ -145,44 +127,33 @@ class LogitsState:
     def _pools(self) -> tuple[Pool, Pool, Pool]:
         return self.offsets, self.occurrences, self.history
 
-    def _begin(self, request: Request) -> None:
-        """Rows for a request whose output the host knows."""
-        self._drop(request)
-        output = request.output
-        owned = self._owned[request] = Owned(request.preemptions, len(output))
-        if has_offsets(request):
-            owned.offsets = self.offsets.take()
-            self._write_offsets(self.offsets.rows[owned.offsets], request)
-        if request.params.has_penalties:
-            owned.occurrences = self.occurrences.take()
-            self._count(self.occurrences.rows[owned.occurrences], request.prompt, output)
-        longest = max((len(words) for words in request.bad_words), default=0)
-        if longest > 1:
-            self.history.widen(longest - 1)
-            owned.history = self.history.take()
-            width = self.history.rows.shape[1]
-            recent = output[-width:]
-            known = np.array([NOTHING] * (width - len(recent)) + recent, np.int64)
-            self.history.rows[owned.history] = to_device(known, self.device)
-
-    def _write_offsets(self, row: torch.Tensor, request: Request) -> None:
-        params = request.params
-        row.fill_(0 if params.allowed_token_ids is None else float("-inf"))
-        if params.allowed_token_ids is not None:
-            row.index_fill_(0, self._ids(sorted(set(params.allowed_token_ids))), 0)
-        if params.logit_bias:
-            values = np.array(list(params.logit_bias.values()), np.float32)
-            row.index_add_(0, self._ids(list(params.logit_bias)), to_device(values, self.device))
-        banned = sorted({words[0] for words in request.bad_words if len(words) == 1})
-        if banned:
-            row.index_fill_(0, self._ids(banned), float("-inf"))
-
-    def _count(self, row: torch.Tensor, prompt: Sequence[int], output: Sequence[int]) -> None:
-        row.zero_()
-        row.index_fill_(0, self._ids(sorted(set(prompt))), 1)
-        if output:
-            tokens, counts = np.unique(np.array(output, np.int64), return_counts=True)
-            row.index_add_(0, to_device(tokens, self.device), to_device((2 * counts).astype(np.int32), self.device))
+    def _begin(self, requests: Sequence[Request]) -> None:
+        """Rows for requests whose outputs the host knows: one copy, and two launches for each pool."""
+        for request in requests:
+            self._drop(request)
+        self.history.widen(max(longest_bad_word(request) for request in requests) - 1)
+        offsets, occurrences, history = NewRows(), NewRows(), NewRows()
+        for request in requests:
+            owned = self._owned[request] = Owned(request.preemptions, len(request.output))
+            if has_offsets(request):
+                owned.offsets = self.offsets.take()
+                offsets.add(owned.offsets, *_offsets(request))
+            if request.params.has_penalties:
+                owned.occurrences = self.occurrences.take()
+                occurrences.add(owned.occurrences, 0, _occurrences(request))
+            if longest_bad_word(request) > 1:
+                owned.history = self.history.take()
+                width = self.history.rows.shape[1]
+                recent = request.output[-width:]
+                history.add(owned.history, NOTHING, dict(enumerate(recent, width - len(recent))))
+        if not (offsets or occurrences or history):
+            return
+        parcel = Parcel()
+        for rows, dtype in ((offsets, np.float32), (occurrences, np.int32), (history, np.int64)):
+            rows.pack(parcel, dtype)
+        parcel.send(self.device)
+        for rows, pool in zip((offsets, occurrences, history), self._pools(), strict=True):
+            rows.write(pool, parcel)
 
     def _catch_up(self, owned: Owned, tokens: Sequence[int]) -> None:
         """Bring a request's rows forward by tokens that the host knows."""
@@ -194,23 +165,14 @@ class LogitsState:
             row = self.history.rows[owned.history]
             row.copy_(torch.cat((row, self._ids(tokens)))[len(tokens) :])
 
-    def _append(self, owned: Sequence[Owned], behind: Sequence[int], last: torch.Tensor) -> None:
-        """Bring rows forward by one token each; ``behind``: where in ``last`` each one's token stands."""
-        counting = [(one.occurrences, i) for one, i in zip(owned, behind, strict=True) if one.occurrences is not None]
-        if counting:
-            rows, at = self._columns(counting)
-            self.occurrences.rows[rows, last[at]] += 2
-        remembering = [(one.history, i) for one, i in zip(owned, behind, strict=True) if one.history is not None]
-        if remembering:
-            rows, at = self._columns(remembering)
-            self.history.rows[rows] = torch.cat((self.history.rows[rows, 1:], last[at][:, None]), 1)
+    def _append(self, behind: tuple[tuple[int, ...], ...], drawn: torch.Tensor) -> None:
+        """Bring rows forward by one token each. A step mostly has the rows of the one before, which are there then."""
+        if behind != self._behind:
+            self._behind, self._behind_rows = behind, to_device(np.array(behind, np.int32).T, self.device)
+        add_drawn_tokens(drawn, self._behind_rows, self.occurrences.rows, self.history.rows)
 
     def _ids(self, ids: Sequence[int]) -> torch.Tensor:
         return to_device(np.array(ids, np.int64), self.device)
-
-    def _columns(self, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-        numbers: npt.NDArray[np.int64] = np.array(pairs, np.int64).T
-        return to_device(numbers, self.device)
 
 
 def has_offsets(request: Request) -> bool:
@@ -219,3 +181,27 @@ def has_offsets(request: Request) -> bool:
     return (
         bool(params.logit_bias) or params.allowed_token_ids is not None or any(len(w) == 1 for w in request.bad_words)
     )
+
+
+def longest_bad_word(request: Request) -> int:
+    """Tokens of the longest of the request's bad words, 1 where it has none."""
+    return max((len(words) for words in request.bad_words), default=1)
+
+
+def _offsets(request: Request) -> tuple[float, dict[int, float]]:
+    """What is added to all of the request's logits, and what to those of some tokens instead."""
+    params = request.params
+    fill = 0.0 if params.allowed_token_ids is None else NEVER
+    cells = dict.fromkeys(params.allowed_token_ids or (), 0.0)
+    for token, bias in (params.logit_bias or {}).items():
+        cells[token] = cells.get(token, fill) + bias
+    cells.update((words[0], NEVER) for words in request.bad_words if len(words) == 1)
+    return fill, cells
+
+
+def _occurrences(request: Request) -> dict[int, float]:
+    """Twice how often each token stands in the output, plus 1 where it stands in the prompt."""
+    cells = dict.fromkeys(request.prompt, 1.0)
+    for token, count in Counter(request.output).items():
+        cells[token] = cells.get(token, 0) + 2 * count
+    return cells

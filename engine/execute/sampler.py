@@ -48,9 +48,7 @@ class Sampler:
             return self._draw_plain(logits, parts)
         special = [parts[i] for i in chosen]
         self._follow([part for part in special if is_processed(part)])
-        rows, filtered = self._rows(special)
-        mine = logits.clone() if len(chosen) == len(parts) else logits[chosen]  # a plain copy is faster
-        drawn = self._processor.draw(mine, special, rows, filtered, masks, drafts)
+        drawn = self._processor.draw(logits, chosen, special, masks, drafts)
         if len(chosen) == len(parts):
             return drawn
         others = sorted(set(range(len(parts))).difference(chosen))
@@ -67,8 +65,8 @@ class Sampler:
 
     def _follow(self, parts: Sequence[Slice]) -> None:
         parts = list({part.request: part for part in parts}.values())
-        last = [part.request.output[-1] if part.request.output else 0 for part in parts]
-        self._processor.follow(parts, torch.tensor(last, device=self._device))
+        nothing = torch.empty(0, dtype=torch.int64, device=self._device)
+        self._processor.follow(parts, nothing, [0] * len(parts))  # the host knows all tokens
 
     def _rows(self, parts: Sequence[Slice]) -> tuple[SamplingRows, bool]:
         """What the draw depends on beside the logits, and whether any row has filters."""

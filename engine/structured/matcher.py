@@ -66,11 +66,12 @@ class Matcher:
         if self._ended is not None and self._ended >= self.taken:
             self._ended = None
 
-    def follow(self, output: Sequence[int]) -> None:
-        """Be where ``output`` ends, of which all but what it has not followed yet is known to agree."""
-        if self.taken > len(output):
-            self.rollback(self.taken - len(output))
-        for token in output[self.taken :]:
+    def follow(self, output: Sequence[int], length: int | None = None) -> None:
+        """Be where ``output``, or its beginning of ``length`` tokens, ends; what it has followed is known to agree."""
+        length = len(output) if length is None else length
+        if self.taken > length:
+            self.rollback(self.taken - length)
+        for token in output[self.taken : length]:
             self.advance(token)
 
     @property
@@ -88,13 +89,23 @@ class Matcher:
         """The library's matcher."""
         return self._matcher
 
-    def finish(self, row: Words) -> None:
-        """Make of the library's mask, where there is one, the tokens allowed next; ``row``: [words], in place."""
+    @property
+    def text(self) -> Words:
+        """What the library's mask is cut down to before ``finish``, [words]: tokens that neither end nor are ruled
+        out."""
+        return self._text
+
+    def finish(self, row: Words, left: bool) -> None:
+        """Make of the library's mask, where there is one, the tokens allowed next.
+
+        Args:
+            row: [words], within ``text``; changed in place.
+            left: whether any bit of it is set.
+        """
         if self.computes:
-            row &= self._text
             if self._matcher.is_accepting():
                 row |= self._ends
-            elif self._matcher.is_error() or not row.any():
+            elif self._matcher.is_error() or not left:
                 self.error = self._dead_end()
         if not self.computes:
             row[:] = self._ends
@@ -109,7 +120,8 @@ class Matcher:
         """Write the tokens allowed next; ``row``: [words]."""
         if self.computes:
             self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
-        self.finish(row)
+            row &= self._text
+        self.finish(row, bool(row.any()))
 
 
 def _bits(tokens: Collection[int], words: int) -> Words:

@@ -69,7 +69,7 @@ class NullRunner:
     def launch(self, plan: StepPlan, masks: Any = None) -> Done:
         self.launches += 1
         if self.steps is not None:
-            assert self.steps.acquire(timeout=60), "nobody lets the engine go on"
+            assert self.steps.acquire(timeout=600), "nobody lets the engine go on"
         if self.launches == self.fails_at:
             raise ZeroDivisionError("the device is on fire")
         time.sleep(self.seconds)

@@ -10,7 +10,7 @@ from kernels.self_test import LIMITS, cuda_decode, cuda_prefill, self_test
 
 def test_the_cpus_kernels_pass() -> None:
     checks = list(self_test(torch.device("cpu")))
-    assert len(checks) == 6
+    assert len(checks) == 7
     assert all(check.passed for check in checks), checks
 
 
@@ -23,5 +23,5 @@ def test_triton_attention_passes(device: torch.device, dtype: torch.dtype) -> No
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_cudas_kernels_pass() -> None:
     checks = list(self_test(torch.device("cuda")))
-    assert len(checks) == 7
+    assert len(checks) == 8
     assert all(check.passed for check in checks), checks

@@ -14,6 +14,7 @@ import pytest
 
 from tests.runner.launch import (
     NULL,
+    SECONDS,
     articles,
     only_run,
     records,
@@ -26,7 +27,7 @@ from tests.runner.launch import (
 )
 
 ROWS = 60
-SLOW = ("+recipe=demo", *NULL, "dataset.path=articles.jsonl", "dataset.limit=null", "engine.seconds_per_step=0.02",
+SLOW = ("+recipe=demo", *NULL, "dataset.path=articles.jsonl", "dataset.limit=null", "engine.seconds_per_step=0.05",
         "engine.max_num_seqs=4", "sampling.max_tokens=8")  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def test_signals_end_cleanly_and_the_printed_line_resumes(
     process = start(tmp_path, *SLOW)
     wait_for_rows(process, tmp_path, 5)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == code
     assert "Traceback" not in err
     with sqlite3.connect(only_run(tmp_path) / "journal.sqlite") as database:
@@ -94,7 +95,7 @@ def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 143, err
     assert "resume with: runner" in err
     assert "Traceback" not in err
@@ -146,10 +147,11 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
     process = start(tmp_path, *SLOW)
     try:
         wait_for_rows(process, tmp_path, 1)
+        process.send_signal(signal.SIGSTOP)  # it holds the folder however long the other one takes to look
         held = only_run(tmp_path)
         assert "in use" in refused(tmp_path, *SLOW, f"resume={held}")
     finally:
-        process.terminate()
+        process.kill()
         process.communicate()
 
 

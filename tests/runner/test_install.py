@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.launch import ROOT, environment
+from tests.runner.launch import ROOT, SECONDS, environment
 
 PACKAGES = ("engine", "kernels", "runner", "recipes", "hydra_plugins")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
@@ -34,7 +34,12 @@ def call(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProc
     """The installed command, from a folder that is not the repository, with nothing of the repository on the path."""
     place = environment() | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [str(installed / "bin" / "runner"), *words], cwd=folder, env=place, capture_output=True, text=True, timeout=60
+        [str(installed / "bin" / "runner"), *words],
+        cwd=folder,
+        env=place,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done

@@ -25,7 +25,19 @@ from runner.config.keys import known_keys
 from runner.config.peers import TransformersEngine, VllmEngine
 from runner.config.sections import ModelSection, NativeEngine, NullEngine
 from runner.recipes import BUILT_IN, find_recipes
-from tests.runner.launch import NULL, ROOT, articles, environment, only_run, records, refused, run, run_dirs, succeed
+from tests.runner.launch import (
+    NULL,
+    ROOT,
+    SECONDS,
+    articles,
+    environment,
+    only_run,
+    records,
+    refused,
+    run,
+    run_dirs,
+    succeed,
+)
 
 RECIPES = sorted(path.stem for path in (BUILT_IN / "recipe").glob("*.yaml"))
 DATA = {"summarize": ["dataset.path=."], "openai_batch": ["dataset.path=requests.jsonl"]}
@@ -205,7 +217,7 @@ def test_inspection_imports_neither_torch_nor_mlflow(tmp_path: Path, words: list
     )
     result = subprocess.run(
         [sys.executable, "-c", code, json.dumps(words)],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=True,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=True,
     )  # fmt: skip
     answer: list[Any] = json.loads(result.stdout.splitlines()[-1])
     assert answer == [2 if "dmo" in words[0] or "top_p" in words[-1] else 0, []]

@@ -14,7 +14,18 @@ import yaml
 
 from engine.params import SamplingParams
 from runner.config import parse
-from tests.runner.launch import NULL, articles, only_run, records, run_dirs, start, succeed, wait_for_rows, write_rows
+from tests.runner.launch import (
+    NULL,
+    SECONDS,
+    articles,
+    only_run,
+    records,
+    run_dirs,
+    start,
+    succeed,
+    wait_for_rows,
+    write_rows,
+)
 
 BASE = ("name=x", *NULL, "model.name=none", "dataset=jsonl", "dataset.path=rows.jsonl")
 GENERATE = (*BASE, "prompt.template='{{ text }}'")
@@ -206,7 +217,7 @@ def test_mlflow_hears_of_a_killed_and_of_a_finished_run(tmp_path: Path) -> None:
     process = start(tmp_path, *words)
     wait_for_rows(process, tmp_path, 3)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 143, err
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("demo")

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from engine import SamplingParams
-from engine.execute import logits_processing
+from engine.execute import logits_processing, logits_state
 from engine.outputs import RequestOutput
 from engine.schedule.limits import Limits
 from engine.schedule.plan import StepPlan
 from engine.schedule.request import Request
 from engine.text.bad_words import BadWords
 from kernels.cuda import sample as cuda
+from kernels.cuda.bitmask import apply_bitmask
+from kernels.cuda.drawn_tokens import add_drawn_tokens
+from kernels.cuda.process_logits import process_logits
 from kernels.sample import SamplingRows
 from tests.engine.execute.test_cuda_runner import LIMITS, VOCAB, OneLayer, Rig, rig, run
 from tests.engine.reference_sampler import draw
@@ -142,21 +145,31 @@ def test_steps_are_launched_before_the_tokens_of_the_last_are_known(monkeypatch:
     ]
 
 
-def test_the_fused_kernel_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Triton kernel in place of the CPU's draw, penalties included."""
+def on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's kernels in place of the CPU's, from the logits to the token."""
 
     def fused(logits: torch.Tensor, rows: SamplingRows, filtered: bool) -> torch.Tensor:
         return cuda.sample(logits, rows, filtered, ranked=False).tokens
 
     monkeypatch.setattr(logits_processing, "draw", fused)
+    monkeypatch.setattr(logits_processing, "process_logits", process_logits)
+    monkeypatch.setattr(logits_processing, "apply_bitmask", apply_bitmask)
+    monkeypatch.setattr(logits_state, "add_drawn_tokens", add_drawn_tokens)
+
+
+def test_the_kernels_of_the_device_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_device(monkeypatch)
     prompts, params = work(6)
     made = special_rig(True, LIMITS, monkeypatch)
     wanted = [expected(made.model, i, *each) for i, each in enumerate(zip(prompts, params, strict=True))]
     assert tokens(run(made.core, prompts, params)) == wanted
 
 
-def test_masks_of_grammars_reach_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", [False, True], ids=["host", "device"])
+def test_masks_of_grammars_reach_the_draw(device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed masks given to ``launch``: even tokens only for some requests, nothing changed for the others."""
+    if device:
+        on_the_device(monkeypatch)
     even = set(range(0, VOCAB, 2))
     prompts, params = work(4)
     params = [replace(each, allowed_token_ids=None, bad_words=None, max_tokens=4, stop_token_ids=()) for each in params]

@@ -83,9 +83,12 @@ def test_a_grammar_that_nothing_continues_ends_that_request_alone(monkeypatch: p
     assert not core._masks
 
 
-def test_masks_are_made_after_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host waits for the step before only when the next one is on the device."""
+@pytest.mark.parametrize("ahead", [False, True])
+def test_masks_are_made_after_the_launch(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for the step before only when the next one is on the device, and makes masks only then, also
+    where nothing is launched ahead."""
     core = structured_rig(monkeypatch).core
+    core._ahead = ahead
     order: list[str] = []
     runner: Any = core.runner
     step, fill = runner._step, core._masks._fill
@@ -105,4 +108,4 @@ def test_masks_are_made_after_the_launch(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in itertools.takewhile(lambda _: core.unfinished, itertools.count()):
         core.step()
     pairs = [tuple(order[i : i + 2]) for i in range(0, len(order), 2)]
-    assert pairs[1:] == [("step", "masks")] * (len(pairs) - 1), order
+    assert pairs == [("step", "masks")] * len(pairs), order

@@ -14,7 +14,7 @@ import pytest
 
 from runner.config.load import PoissonLoad
 from runner.load.arrivals import arrivals, arrivals_before, digest_of
-from tests.runner.launch import articles, only_run, records, refused, run, start, succeed, wait_for_rows
+from tests.runner.launch import SECONDS, articles, only_run, records, refused, run, start, succeed, wait_for_rows
 
 BASE = ("name=x", "engine=null_engine", "tracking=none", "model.name=none", "prompt.template='{{ article }}'")
 ROWS = (*BASE, "dataset=jsonl", "dataset.path=articles.jsonl", "dataset.id_column=id")
@@ -128,7 +128,7 @@ def test_an_interrupted_load_loses_no_row_and_says_so(tmp_path: Path, number: si
     process = start(tmp_path, *SLOW)
     wait_for_rows(process, tmp_path, 15, "x")
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=SECONDS)
     again = SLOW
     if number is signal.SIGTERM:
         assert process.returncode == 143

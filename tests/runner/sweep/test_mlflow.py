@@ -18,12 +18,11 @@ import pytest
 
 from runner.sweep.folder import Sweep
 from runner.tracking.store import client_of
-from tests.runner.launch import articles, environment, run, start, succeed
+from tests.runner.launch import SECONDS, articles, environment, run, start, succeed
 from tests.runner.sweep.sweeps import metrics, rows_of, states, sweep_in, wait_for
 
 WORDS = ("-m", "+recipe=demo", "engine=null_engine", "dataset.path=articles.jsonl", "dataset.limit=null",
          "sampling.max_tokens=8", "engine.max_num_seqs=4")  # fmt: skip
-SERVER_SECONDS = 60
 
 
 def family(uri: str, sweep: Sweep) -> tuple[Any, list[Any]]:
@@ -84,7 +83,7 @@ def test_a_dead_jobs_run_is_failed_and_a_stopped_ones_killed(tmp_path: Path) -> 
     wait_for(process, tmp_path, lambda sweep: rows_of(sweep, 3) >= 1)
     _, early = family(database(tmp_path), sweep)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=40)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 143, err
     parent, children = family(database(tmp_path), sweep)
     assert early[0].info.status == "FAILED"  # told at once, not at the sweep's end
@@ -122,11 +121,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=SECONDS)
 
 
 def _wait_for_server(process: subprocess.Popen[bytes], uri: str) -> None:
-    deadline = time.monotonic() + SERVER_SECONDS
+    deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, "mlflow server ended"
         try:

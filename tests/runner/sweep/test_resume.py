@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.launch import articles, refused, run_dirs, start, succeed
+from tests.runner.launch import SECONDS, articles, refused, run_dirs, start, succeed
 from tests.runner.sweep.sweeps import SLOW, outputs, rows_of, states, sweep_in, wait_for
 
 ROWS = 24
@@ -50,7 +50,7 @@ def test_a_signal_keeps_everything_and_the_printed_line_goes_on(
     process = start(tmp_path, *WORDS, "hydra.launcher.jobs=2")
     sweep = wait_for(process, tmp_path, lambda sweep: rows_of(sweep, 1) >= 3)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert [state.standing for state in states(sweep)] == ["killed", "killed", "planned", "planned"]
@@ -76,7 +76,7 @@ def test_a_killed_sweep_takes_its_jobs_along_and_goes_on(tmp_path: Path) -> None
         assert pid is not None
         process.kill()
         process.communicate()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SECONDS
         while alive(pid):
             assert time.monotonic() < deadline, "the job outlives its sweep"
             time.sleep(0.05)
