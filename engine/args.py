@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from engine.params import ParameterError
 from engine.params.defaults import check_generation_overrides
+from engine.peer_args import PeerArgs
 from engine.speculate.config import read_speculative_config
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OTHER_DTYPES: Mapping[str, str] = {"half": "float16", "float": "float32"}
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
 POLICIES = ("longest_first", "prefix_grouped", "fcfs", "priority")
 PREEMPTION_MODES = ("recompute", "swap")
@@ -34,18 +36,23 @@ FLAGS: Mapping[str, type] = {
     "programmatic_launch": bool,
     "skip_tokenizer_init": bool,
 }
+OPTIONAL_FLAGS = ("enable_chunked_prefill", "enable_prefix_caching", "async_scheduling")  # vLLM's None: as by default
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineArgs:
+class EngineArgs(PeerArgs):
     """How the engine is built. Names follow vLLM; sizes are tokens, sequences or bytes.
+
+    The last entries are vLLM's arguments for what Galley does not offer: their defaults are accepted, anything else is
+    refused by name with what to do instead.
 
     Args:
         model: a known short name, a local folder, a ``.gguf`` file or a hub id.
         tokenizer: where the tokenizer is, if not with the model.
         revision: the hub revision.
         runner: ``generate`` or ``pooling``; ``auto`` infers it from the architecture.
-        dtype: weights and activations; ``auto`` is the checkpoint's own, on CPU float32 for GGUF.
+        dtype: weights and activations; ``auto`` is the checkpoint's own, on CPU float32 for GGUF. ``half``, ``float``
+            and torch's dtypes are understood.
         max_model_len: most tokens of prompt and output together; ``None`` is the model's own limit.
         load_format: where weights come from; ``dummy`` draws them at a trained model's scale.
         seed: the engine seed, from which unseeded requests draw.
@@ -83,6 +90,16 @@ class EngineArgs:
             same to the bit; ``None`` drafts nothing.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
+        trust_remote_code: no code that comes with a model is ever run, so this permission changes nothing.
+        enable_sleep_mode: ``sleep`` is always there.
+        disable_log_stats: ``get_metrics`` is always there.
+        quantization, kv_cache_dtype, cpu_offload_gb: not offered.
+        tensor_parallel_size, pipeline_parallel_size, data_parallel_size, distributed_executor_backend: not offered.
+        enable_lora, max_loras, max_lora_rank, limit_mm_per_prompt, tokenizer_mode: not offered.
+
+    Raises:
+        ParameterError: a value is not allowed; the message names the argument, the value and what is allowed.
+        UnsupportedOptionError: an argument asks for what Galley does not offer.
     """
 
     model: str
@@ -123,6 +140,12 @@ class EngineArgs:
     skip_tokenizer_init: bool = False
 
     def __post_init__(self) -> None:
+        self.check_peer_args()
+        dtype = str(self.dtype).removeprefix("torch.")
+        object.__setattr__(self, "dtype", OTHER_DTYPES.get(dtype, dtype))
+        for name in OPTIONAL_FLAGS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, True)
         for name, allowed in (
             ("dtype", DTYPES),
             ("load_format", LOAD_FORMATS),

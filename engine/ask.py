@@ -57,6 +57,6 @@ class Ask:
     def aborted(self) -> Item:
         """The output of a request that ended before the engine had it."""
         if isinstance(self.params, PoolingParams):
-            return EmbeddingRequestOutput(self.request_id, Embedding(()), error="the request was aborted")
-        ends = tuple(CompletionOutput(child, "", (), finish_reason="abort") for child in range(self.params.n))
-        return RequestOutput(self.request_id, None, (), ends)
+            return EmbeddingRequestOutput(self.request_id, Embedding([]), error="the request was aborted")
+        ends = [CompletionOutput(child, "", [], finish_reason="abort") for child in range(self.params.n)]
+        return RequestOutput(self.request_id, None, [], ends)

@@ -21,7 +21,9 @@ from engine.metrics import Metric
 from engine.open_streams import OpenStreams
 from engine.outputs import EmbeddingRequestOutput, RequestOutput
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
+from engine.params.sampling import taken
 from engine.prompt_reader import PromptReader
+from engine.prompting import refuse_lora
 from engine.sleep import AsleepError
 from engine.stats import EngineStats
 
@@ -75,6 +77,7 @@ class AsyncLLM:
         sampling_params: SamplingParams | None,
         request_id: str,
         *,
+        lora_request: object = None,
         priority: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, which begins when the first output is asked for.
@@ -88,11 +91,13 @@ class AsyncLLM:
             prompt: text, token ids or a mapping, as for ``LLM``; a conversation is ``{"messages": [...]}``.
             sampling_params: ``None`` takes the model's defaults.
             request_id: no other request may have it until this one is through.
+            lora_request: not supported yet.
             priority: lower first; needs ``scheduling_policy="priority"``.
 
         Raises:
             TypeError: the model does not generate, or an argument has the wrong type.
             ParameterError: a priority under another policy.
+            UnsupportedOptionError: a LoRA request.
             ValueError: the id is in use.
             EngineDeadError: the engine has failed; ``__cause__`` says how.
             RuntimeError: the engine is closed, or asleep.
@@ -105,13 +110,13 @@ class AsyncLLM:
             ' four, five, six,'
         """
         self._require(self._generates, "generate()")
+        refuse_lora(lora_request)
         params = self.get_default_sampling_params() if sampling_params is None else sampling_params
         if not isinstance(params, SamplingParams):
             raise TypeError(f"sampling_params must be SamplingParams, not {params!r:.80}")
         if priority and self._llm.args.scheduling_policy != "priority":
             raise ParameterError("priority", priority, "0 unless scheduling_policy is 'priority'")
-        own = copy.copy(params)  # the caller may change its own meanwhile
-        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, own, request_id, priority))
+        return cast(AsyncGenerator[RequestOutput, None], self._run(prompt, taken(params), request_id, priority))
 
     def encode(
         self, prompt: Prompt, pooling_params: PoolingParams | None, request_id: str

@@ -129,15 +129,15 @@ class BeamSearch:
     def _output(self, search: _Search) -> BeamSearchOutput:
         best = self._best([*search.ended, *search.beams])
         tokens = best[0].tokens[: search.length] if best else ()
-        return BeamSearchOutput(tuple(self._sequence(beam) for beam in best), tokens, search.error)
+        return BeamSearchOutput([self._sequence(beam) for beam in best], list(tokens), search.error)
 
     def _sequence(self, beam: _Beam) -> BeamSearchSequence:
         return BeamSearchSequence(
-            tokens=beam.tokens,
+            tokens=list(beam.tokens),
             text=self._text(beam),
             cum_logprob=beam.cumulative,
             score=beam.score(self._params.length_penalty),
-            logprobs=beam.logprobs,
+            logprobs=list(beam.logprobs),
             finish_reason="length" if beam.end is None else "stop",
         )
 

@@ -45,8 +45,8 @@ class Generation:
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.text,
-            prompt_token_ids=tuple(self.prompt),
-            outputs=(),
+            prompt_token_ids=list(self.prompt),
+            outputs=[],
             finished=False,
             prompt_logprobs=given_as(self.prompt_logprobs, first.params.flat_logprobs) if scored else None,
             metrics=RequestMetrics(
@@ -63,9 +63,7 @@ class Generation:
 
     def output(self) -> RequestOutput:
         """The prompt and its completions, which have ended."""
-        return replace(
-            self.head(), outputs=tuple(completion.output() for completion in self.completions), finished=True
-        )
+        return replace(self.head(), outputs=[completion.output() for completion in self.completions], finished=True)
 
 
 News = RequestOutput | Gain

@@ -41,6 +41,7 @@ from engine.sizes import (
     block_bytes,
     cache_blocks,
     cache_memory,
+    check_host_memory,
     choose_sizes,
     model_length,
     swap_slots,
@@ -220,6 +221,7 @@ def _generation(
             drafters.append(load_draft(draft))
     with clock.phase("cache"):
         blocks = cache_blocks(sizes, size, cache_memory(args, spec, sizes, device))
+        check_host_memory(blocks, size, device)
         runner = make_runner(decoder)
     if device.type == "cpu":  # on CUDA kernels come from Triton's cache, and graphs are captured when they are due
         with clock.phase("warmup"):

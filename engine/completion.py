@@ -142,7 +142,7 @@ class Completion:
         return CompletionOutput(
             index=request.child,
             text=self._text(),
-            token_ids=tuple(request.output),
+            token_ids=list(request.output),
             cumulative_logprob=self._cumulative if scored else None,
             logprobs=logprobs,
             finish_reason=request.finish_reason,

@@ -37,6 +37,9 @@ class DecodedTokens(Sequence[str | None]):
         token = int(self._ids[index])
         return None if self._texts is None else self._texts.token_text(token)
 
+    def __repr__(self) -> str:
+        return f"[{', '.join(repr(text) for text in self[:8])}{', ...' if len(self) > 8 else ''}]"
+
 
 @dataclass(frozen=True, eq=False)
 class FlatLogprobs(Sequence[dict[int, Logprob]]):
@@ -106,4 +109,4 @@ P = TypeVar("P", PositionLogprobs, PositionLogprobs | None)
 
 def given_as(positions: Sequence[P], flat: bool) -> Sequence[P]:
     """Log-probabilities in the form that ``SamplingParams.flat_logprobs`` asks for."""
-    return cast(Sequence[P], FlatLogprobs.of(positions)) if flat else tuple(positions)
+    return cast(Sequence[P], FlatLogprobs.of(positions)) if flat else list(positions)

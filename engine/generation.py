@@ -95,10 +95,10 @@ class GenerationCore:
         """
         if self._books.find(request_id) is not None:
             raise ValueError(f"request id {request_id!r} is in use by an unfinished prompt")
+        index = self._next_index
+        self.pass_over()  # refused or not: the noise of those that follow must not depend on it
         if prompt.priority and self.scheduler.limits.policy != "priority":
             raise InputError(f"priority={prompt.priority} needs scheduling_policy='priority'; leave it out or 0")
-        index = self._next_index
-        self._next_index += 1
         prompt = prompt.kept(params.truncate_prompt_tokens, self.model.max_model_len - 1)
         requests = self._intake.requests(index, prompt, params, seed_index)
         grammar = self._intake.grammar(requests[0])
@@ -116,6 +116,10 @@ class GenerationCore:
         )
         for request in requests:
             self.scheduler.add(request)
+
+    def pass_over(self) -> None:
+        """Count a prompt that never comes, because it cannot be read, so that the next ones keep their numbers."""
+        self._next_index += 1
 
     def prepare(self, params: Iterable[SamplingParams]) -> None:
         """Begin with what requests that come soon need compiled, in another thread."""

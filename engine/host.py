@@ -34,6 +34,18 @@ class EngineHost:
         self._meter = RequestMeter()
         self._streaming = False
 
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
+        """An engine from arguments that are put together already.
+
+        Examples:
+            >>> LLM.from_engine_args(EngineArgs(model="all-minilm-l6-v2")).close()
+        """
+        return cls(**{field.name: getattr(engine_args, field.name) for field in fields(engine_args)})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self.args.model!r})"
+
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer of the model.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future
-from copy import copy
 from dataclasses import dataclass, replace
 
 from engine.costs import DecoderCosts
-from engine.params import SamplingParams
+from engine.params import ParameterError, SamplingParams
+from engine.params.sampling import taken
 from engine.schedule.request import Request
 from engine.seeds import derive_seed
 from engine.structured.compiler import Grammar, GrammarCompiler
@@ -55,6 +55,10 @@ class Intake:
         Raises:
             InputError: it is empty, too long, has ids that the model does not have, or asks for what is not there.
         """
+        try:
+            params = taken(params)
+        except ParameterError as error:
+            raise InputError(str(error)) from None
         self._check(prompt, params)
         model, stop_ids = self._model, self._stop_ids(params)
         bad_words = self._bad_words.sequences(params.bad_words or ())
@@ -63,7 +67,6 @@ class Intake:
         seed = params.seed
         if seed is None:
             seed = derive_seed(model.seed, index if seed_index is None else seed_index)
-        params = copy(params)  # the caller may change its own
         rest = replace(params, prompt_logprobs=None) if params.prompt_logprobs is not None else params
         return [
             Request(
@@ -75,7 +78,7 @@ class Intake:
                 stop_ids=stop_ids,
                 seed=(seed + child) & MAX_SEED,
                 priority=prompt.priority,
-                salt=prompt.cache_salt.encode(),
+                salt=prompt.cache_salt.encode("utf-8", "surrogatepass"),  # any string will do
                 bad_words=bad_words,
             )
             for child in range(params.n)

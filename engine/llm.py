@@ -368,6 +368,6 @@ class LLM(EngineHost):
 
 
 def _bar(use_tqdm: Bar, total: int | None, unit: str) -> Any:
-    make: Callable[..., Any] = tqdm if isinstance(use_tqdm, bool) else use_tqdm
-    shown = {} if use_tqdm is not False else {"disable": True}
+    make: Callable[..., Any] = use_tqdm if callable(use_tqdm) else tqdm
+    shown = {} if use_tqdm else {"disable": True}
     return make(total=total, desc=f"Processed {unit}s", unit=unit, dynamic_ncols=True, **shown)

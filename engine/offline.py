@@ -140,9 +140,11 @@ class OfflineRun:
         """Queue a prompt; yields an output if it cannot be run."""
         name = str(job.number)
         try:
-            if isinstance(item, InputError):
-                raise item
             self._check_kind(job.params)
+            if isinstance(item, InputError):
+                if isinstance(self._core, GenerationCore):
+                    self._core.pass_over()
+                raise item
             self._core.add(name, item, job.params)
             if item.reply is not None and isinstance(job.params, SamplingParams):
                 self._replies[name] = item.reply, job.params

@@ -42,7 +42,7 @@ class _Growth:
         return CompletionOutput(
             index=self.last.child,
             text=text,
-            token_ids=tuple(self.token_ids),
+            token_ids=list(self.token_ids),
             cumulative_logprob=self.last.cumulative_logprob,
             logprobs=None if self.last.logprobs is None else given_as(self.logprobs, self.flat),
             finish_reason=self.last.finish_reason,
@@ -134,13 +134,13 @@ class OutputStream:
         deltas = {one.index: one for one in self._outputs()}
         for one in final.outputs:
             if one.message is not None:
-                nothing = replace(one, text="", token_ids=(), logprobs=one.logprobs and ())
+                nothing = replace(one, text="", token_ids=[], logprobs=one.logprobs and [])
                 deltas[one.index] = replace(deltas.get(one.index, nothing), message=one.message)
         return [deltas[index] for index in sorted(deltas)]
 
     def _outputs(self) -> Sequence[CompletionOutput]:
         growths = self._growths
-        outputs = tuple([growths[child].output() for child in (sorted(growths) if len(growths) > 1 else growths)])
+        outputs = [growths[child].output() for child in (sorted(growths) if len(growths) > 1 else growths)]
         if self._kind is RequestOutputKind.DELTA:
             self._growths = {}
         return outputs

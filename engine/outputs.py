@@ -59,13 +59,18 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     message: ChatMessage | None = None
+    lora_request: None = None
+
+    def finished(self) -> bool:
+        """Whether nothing follows."""
+        return self.finish_reason is not None
 
 
 @dataclass(frozen=True)
 class RequestOutput:
     """The result of one generation request, or with ``finished`` unset what a stream has of it so far.
 
-    A request that could not run has ``error`` set and no outputs.
+    A request that could not run has ``error`` set and no outputs. ``lora_request`` is ``None``: there are none yet.
     """
 
     request_id: str
@@ -77,6 +82,7 @@ class RequestOutput:
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
     error: str | None = None
+    lora_request: None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,11 @@ class Embedding:
 
     embedding: Sequence[float]
 
+    @property
+    def hidden_size(self) -> int:
+        """How many values."""
+        return len(self.embedding)
+
 
 @dataclass(frozen=True)
 class EmbeddingRequestOutput:
@@ -92,10 +103,11 @@ class EmbeddingRequestOutput:
 
     request_id: str
     outputs: Embedding
-    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
+    prompt_token_ids: Sequence[int] = field(default_factory=list)
     finished: bool = True
     metrics: RequestMetrics | None = None
     error: str | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,11 @@ class PoolingRequestOutput:
 
     request_id: str
     outputs: PoolingOutput
-    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
+    prompt_token_ids: Sequence[int] = field(default_factory=list)
     finished: bool = True
     metrics: RequestMetrics | None = None
     error: str | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,5 +153,5 @@ class BeamSearchOutput:
     """The likeliest continuations of one prompt, best first. One that could not run has ``error`` set and none."""
 
     sequences: Sequence[BeamSearchSequence]
-    prompt_token_ids: Sequence[int] = field(default_factory=tuple)
+    prompt_token_ids: Sequence[int] = field(default_factory=list)
     error: str | None = None

@@ -91,7 +91,7 @@ class PoolingCore:
             EmbeddingRequestOutput(
                 request_id=item.request_id,
                 outputs=Embedding(_finish(vector, item.params)),
-                prompt_token_ids=tuple(item.prompt.token_ids),
+                prompt_token_ids=list(item.prompt.token_ids),
                 metrics=RequestMetrics(item.arrival, start, now, now, queued=item.queued),
             )
             for item, vector in zip(batch, pooled, strict=True)
@@ -103,8 +103,8 @@ class PoolingCore:
         if item is None:
             return None
         self._queue.remove(item)
-        ids = tuple(item.prompt.token_ids)
-        return EmbeddingRequestOutput(request_id, Embedding(()), ids, error="the request was aborted")
+        ids = list(item.prompt.token_ids)
+        return EmbeddingRequestOutput(request_id, Embedding([]), ids, error="the request was aborted")
 
     def abort_all(self) -> None:
         """Drop every waiting prompt."""

@@ -6,13 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from engine.errors import UnsupportedOptionError
 from engine.params import ParameterError, PoolingParams, Prompt, SamplingParams
 
 Params = SamplingParams | PoolingParams
-
-
-class UnsupportedOptionError(NotImplementedError):
-    """An option that the engine knows by name and does not offer; the message says what to do instead."""
 
 
 class Prompts(NamedTuple):
@@ -23,9 +20,14 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(prompts: Prompt | Iterable[Prompt]) -> Prompts:
-    """One prompt or many; a sequence of integers is one prompt. Iterators are not drawn out."""
-    if isinstance(prompts, (str, Mapping)):
+    """One prompt or many; a sequence of integers is one prompt. Iterators are not drawn out.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return Prompts([cast(Prompt, prompts)], 1)
+    _check_iterable("prompts", prompts)
     if not isinstance(prompts, Sequence):
         return Prompts(prompts, None)
     if prompts and all(isinstance(item, int) for item in prompts):
@@ -34,14 +36,25 @@ def read_prompts(prompts: Prompt | Iterable[Prompt]) -> Prompts:
 
 
 def read_conversations(messages: Any) -> Prompts:
-    """One conversation, as a list of messages, or many."""
+    """One conversation, as a list of messages, or many.
+
+    Raises:
+        TypeError: it is neither.
+    """
     if isinstance(messages, (str, Mapping)):
         return Prompts([cast(Prompt, messages)], 1)
+    _check_iterable("messages", messages)
     if not isinstance(messages, Sequence):
         return Prompts(cast(Iterable[Prompt], messages), None)
     if messages and isinstance(messages[0], Mapping):
         return Prompts([cast(Prompt, messages)], 1)
     return Prompts(cast(Iterable[Prompt], messages), len(messages))
+
+
+def _check_iterable(name: str, value: object) -> None:
+    if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
+        what = "a prompt, or an iterable of prompts" if name == "prompts" else "a list of messages, or several of them"
+        raise TypeError(f"{name} must be {what}, not {value!r:.80}")
 
 
 def with_params(prompts: Iterable[Prompt], params: Params | Iterable[Params], model: str) -> Iterator[Any]:
@@ -82,8 +95,9 @@ def with_priority(prompts: Prompts, priority: int | Sequence[int], policy: str) 
         ParameterError: the engine's policy takes none.
         ValueError: there is not one for each prompt.
     """
-    if policy != "priority":
-        raise ParameterError("priority", priority, "left out unless scheduling_policy is 'priority'")
+    given = [priority] if isinstance(priority, int) else priority
+    if policy != "priority" and any(given):
+        raise ParameterError("priority", priority, "left out or 0 unless scheduling_policy is 'priority'")
     check_count(prompts.total, priority, "priorities")
     each = itertools.repeat(priority) if isinstance(priority, int) else iter(priority)
     paired = ({**_as_mapping(prompt), "priority": value} for prompt, value in zip(prompts.items, each, strict=False))
@@ -96,11 +110,12 @@ def refuse_lora(lora_request: object) -> None:
     Raises:
         UnsupportedOptionError: there is one.
     """
-    if lora_request:
+    each = lora_request if isinstance(lora_request, (list, tuple)) else [lora_request]
+    if any(one is not None for one in each):
         raise UnsupportedOptionError("lora_request is not supported yet: merge the adapter into the model's weights")
 
 
-def _as_mapping(prompt: Prompt) -> dict[str, Any]:
-    if isinstance(prompt, dict):
+def _as_mapping(prompt: Prompt) -> Mapping[str, Any]:
+    if isinstance(prompt, Mapping):
         return prompt
     return {"prompt": prompt} if isinstance(prompt, str) else {"prompt_token_ids": prompt}

@@ -16,18 +16,18 @@ def refused(
     request_id: str, read: Input | InputError, error: str, embeds: bool
 ) -> RequestOutput | EmbeddingRequestOutput:
     """The output of a prompt that cannot be run, as far as it has been read; ``embeds``: by a pooling model."""
-    text, ids = (read.text, tuple(read.token_ids)) if isinstance(read, Input) else (None, ())
+    text, ids = (read.text, list(read.token_ids)) if isinstance(read, Input) else (None, [])
     if embeds:
-        return EmbeddingRequestOutput(request_id, Embedding(()), ids, error=error)
-    return RequestOutput(request_id, text, ids, (), error=error)
+        return EmbeddingRequestOutput(request_id, Embedding([]), ids, error=error)
+    return RequestOutput(request_id, text, ids, [], error=error)
 
 
 def with_messages(
     output: RequestOutput, reply: ReplyFormat, params: SamplingParams, tokenizer: Tokenizer
 ) -> RequestOutput:
     """The same output, each completion with its ``message``."""
-    parsed = (replace(one, message=_message(one, reply, params, tokenizer)) for one in output.outputs)
-    return replace(output, outputs=tuple(parsed))
+    parsed = [replace(one, message=_message(one, reply, params, tokenizer)) for one in output.outputs]
+    return replace(output, outputs=parsed)
 
 
 def _message(one: CompletionOutput, reply: ReplyFormat, params: SamplingParams, tokenizer: Tokenizer) -> ChatMessage:

@@ -100,6 +100,21 @@ def cache_memory(args: EngineArgs, spec: DecoderSpec, sizes: Sizes, device: torc
     return int(free - total * (1 - args.gpu_memory_utilization)) - _step_memory(spec, sizes)
 
 
+def check_host_memory(blocks: int, size: int, device: torch.device) -> None:
+    """Refuse a cache on the CPU that the host has no room for: it is allocated page by page, as it is used.
+
+    Raises:
+        ParameterError: ``blocks`` of ``size`` bytes are more than the memory that is free.
+    """
+    free = psutil.virtual_memory().available
+    if device.type == "cpu" and blocks * size > free:
+        raise ParameterError(
+            "kv_cache_memory_bytes",
+            blocks * size,
+            f"at most {free // size * size} ({free / MIB:.0f} MiB are free); lower it, max_num_seqs or max_model_len",
+        )
+
+
 def swap_slots(args: EngineArgs, size: int) -> int:
     """Blocks of ``size`` bytes that preempted requests may keep in host memory; 0 recomputes them.
 

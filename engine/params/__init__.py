@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from engine.params.beam import BeamSearchParams
 from engine.params.checks import ParameterError
 from engine.params.pooling import PoolingParams
+from engine.params.prompts import Prompt, TextPrompt, TokensPrompt
 from engine.params.sampling import GREEDY_BELOW, RequestOutputKind, SamplingParams
 from engine.params.structured import StructuredOutputsParams
 
@@ -20,7 +18,6 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
 ]
-
-Prompt = str | Sequence[int] | dict[str, Any]
-"""Text, token ids, or a mapping with one of ``prompt``, ``prompt_token_ids``, ``messages``: see engine.text.inputs."""

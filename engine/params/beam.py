@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engine.params.checks import check, is_int, is_number
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BeamSearchParams:
     """How the likeliest whole continuations of a prompt are searched. Names and defaults follow vLLM.
 

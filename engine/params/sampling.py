@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,10 +13,15 @@ from engine.params.structured import StructuredOutputsParams, structured
 
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy: dividing by them would overflow
 
-
 FLAGS = (
     "ignore_eos", "include_stop_str_in_output", "flat_logprobs", "detokenize", "skip_special_tokens",
     "spaces_between_special_tokens",
+)  # fmt: skip
+
+# Fields that ``from_optional`` gives their defaults for None; for the others None has a meaning of its own.
+NEVER_NONE = (
+    "n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "top_k", "min_p",
+    "min_tokens", "output_kind", *FLAGS,
 )  # fmt: skip
 
 
@@ -47,9 +53,10 @@ class SamplingParams:
         top_p: keep the smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: keep this many likeliest tokens; 0 or -1 keeps all.
         min_p: drop tokens less likely than this share of the likeliest, 0 to 1.
-        seed: noise of this request; ``None`` derives it from the engine seed and the request's index.
-        stop: strings that end the output; the earliest match wins and is cut from the text.
-        stop_token_ids: ids that end the output; they stay in ``token_ids`` and out of the text.
+        seed: noise of this request; ``None`` derives it from the engine seed and the request's index, -1 is ``None``.
+        stop: strings that end the output; the earliest match wins and is cut from the text. Read as a list, also where
+            one string or none was given.
+        stop_token_ids: ids that end the output; they stay in ``token_ids`` and out of the text. Read as a list.
         include_stop_str_in_output: keep the matched stop string in the text.
         logprobs: so many likeliest tokens per step, besides the sampled one; -1 is the whole vocabulary.
         prompt_logprobs: the same for the prompt's tokens.
@@ -95,7 +102,6 @@ class SamplingParams:
     structured_outputs: StructuredOutputsParams | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     truncate_prompt_tokens: int | None = None
-    stop_strings: tuple[str, ...] = field(init=False, default=())
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Change a field, as vLLM's scripts do; a value that is not allowed leaves it as it was."""
@@ -107,7 +113,41 @@ class SamplingParams:
         changed = replace(self, **{name: value})
         self.__dict__.update(changed.__dict__)
 
+    @classmethod
+    def from_optional(cls, **given: Any) -> SamplingParams:
+        """Parameters from what an API's request has: vLLM's name for fields where ``None`` may stand for the default.
+
+        Values of ``logit_bias`` beyond -100 and 100 become these.
+
+        Examples:
+            >>> SamplingParams.from_optional(temperature=None, top_p=0.5, logit_bias={"7": 250}).logit_bias
+            {7: 100.0}
+        """
+        kept = {name: value for name, value in given.items() if value is not None or name not in NEVER_NONE}
+        if isinstance(kept.get("logit_bias"), Mapping):
+            bias = kept["logit_bias"].items()
+            kept["logit_bias"] = {key: min(100.0, max(-100.0, value)) for key, value in bias}
+        return cls(**kept)
+
+    def clone(self) -> SamplingParams:
+        """A copy that shares nothing with the original.
+
+        Examples:
+            >>> first = SamplingParams(stop=["a"])
+            >>> second = first.clone()
+            >>> second.stop.append("b")
+            >>> first.stop
+            ['a']
+        """
+        return deepcopy(self)
+
     def __post_init__(self) -> None:
+        # Two forms of vLLM's: an OpenAI request's "yes, log-probabilities", and "no seed".
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is True:
+                object.__setattr__(self, name, 1)
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
         check(is_int(self.n) and self.n >= 1, "n", self.n, "an integer of at least 1")
         check(
             self.max_tokens is None or (is_int(self.max_tokens) and self.max_tokens >= 1),
@@ -157,14 +197,14 @@ class SamplingParams:
             self.stop,
             "a string, a list of strings, or None",
         )
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        stops = [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
         check(all(isinstance(s, str) and s for s in stops), "stop", self.stop, "non-empty strings")
         check(not stops or self.detokenize, "detokenize", self.detokenize, "True when stop strings are given")
         given = self.stop_token_ids
         check(given is None or is_list(given), "stop_token_ids", given, "a list of token ids, or None")
-        ids = tuple(given or ())
+        ids = list(given or ())
         check(all(is_int(i) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids, "token ids from 0")
-        object.__setattr__(self, "stop_strings", stops)
+        object.__setattr__(self, "stop", stops)
         object.__setattr__(self, "stop_token_ids", ids)
 
     def _check_tokens(self) -> None:
@@ -206,6 +246,11 @@ class SamplingParams:
         check_truncation(self.truncate_prompt_tokens)
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The strings of ``stop``."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
         return self.temperature < GREEDY_BELOW
@@ -223,3 +268,13 @@ class SamplingParams:
 
 def _token_id(key: Any) -> Any:
     return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+def taken(params: SamplingParams) -> SamplingParams:
+    """A copy for the engine, which the caller's later changes do not reach.
+
+    Raises:
+        ParameterError: a list was changed after it had been checked, to something that is not allowed.
+    """
+    lists = (params.stop, params.stop_token_ids, params.logit_bias, params.allowed_token_ids, params.bad_words)
+    return replace(params) if any(lists) else copy(params)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 KEPT = 256  # compiled grammars kept; one takes from some kB to some MB
+UNUSABLE = (ValueError, TypeError, RecursionError)  # of schemas that are circular, no JSON, or nested too deeply
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,12 @@ class GrammarCompiler:
         return self._begin(wanted)
 
     def _begin(self, wanted: StructuredOutputsParams) -> Future[Grammar]:
-        key = _key(wanted)
+        try:
+            key = _key(wanted)
+        except UNUSABLE as error:
+            failed: Future[Grammar] = Future()
+            failed.set_exception(InputError(f"structured_outputs.{wanted.kind} cannot be used: {error}"))
+            return failed
         found = self._grammars.get(key)
         if found is None:
             found = self._grammars[key] = self._thread.submit(self._compile, wanted)
@@ -98,7 +104,7 @@ class GrammarCompiler:
             source = grammar_source(wanted)
         except InputError:
             raise
-        except (ValueError, TypeError) as error:
+        except UNUSABLE as error:
             raise InputError(f"{kind} cannot be used: {error}") from None
         beginning = LLMatcher(self._tokens, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if beginning.is_error():

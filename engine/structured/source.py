@@ -37,7 +37,8 @@ def grammar_source(wanted: StructuredOutputsParams) -> str:
     if kind == "regex":
         return matcher.grammar_from_lark(f"start: /{lark_regex(str(wanted.regex))}/")
     if kind == "choice":
-        return llguidance.grammar_from("choice", json.dumps(list(wanted.choice or ())))
+        # One terminal: as alternatives of a rule, which the library makes of them, 2,000 are the most.
+        return matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {' | '.join(map(json.dumps, wanted.choice or ()))}")
     if kind == "grammar":
         return _from_ebnf(str(wanted.grammar))
     return tag_grammar(_mapping("structural_tag", wanted.structural_tag), whitespace, closed)

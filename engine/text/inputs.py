@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from engine.params import Prompt
@@ -97,14 +98,16 @@ def read_inputs(prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> list[
     for at, prompt in enumerate(prompts):
         try:
             fields = _fields(prompt)
-            if "prompt" in fields:
-                texts.append(_Text(at, fields, fields["prompt"], None))
+            if "prompt_token_ids" in fields:
+                results[at] = _input(fields, _token_ids(fields), _text_beside(fields))
             elif "messages" in fields:
                 rendered.append(_rendered(at, fields, tokenizer))
             else:
-                results[at] = _input(fields, _token_ids(fields), None)
+                texts.append(_Text(at, fields, fields["prompt"], None))
         except ValueError as error:
             results[at] = InputError(str(error))
+        except Exception as error:  # whatever is wrong with one prompt, the others must not share its fate
+            results[at] = InputError(f"the prompt cannot be read: {error or type(error).__name__}")
     for group, special in ((texts, True), (rendered, False)):
         for item, ids in zip(group, _encode([item.text for item in group], tokenizer, special), strict=True):
             ends = tokenizer.added_ends if special and tokenizer is not None else (0, 0)
@@ -113,18 +116,20 @@ def read_inputs(prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> list[
 
 
 def _fields(prompt: Prompt) -> Mapping[str, Any]:
-    """A prompt of any form as a mapping with the keys of ``KEYS``."""
+    """A prompt of any form as a mapping with the keys of ``KEYS``, those that say nothing left out."""
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if not isinstance(prompt, Mapping):
         return {"prompt_token_ids": prompt}
+    prompt = {key: value for key, value in prompt.items() if value is not None}
     for key, reason in REFUSED.items():
-        if prompt.get(key) is not None:
+        if key in prompt:
             raise InputError(f"prompt key {key!r} is not supported: {reason}")
-    unknown = [key for key in prompt if key not in KEYS and key not in REFUSED]
+    unknown = [key for key in prompt if key not in KEYS]
     if unknown:
         raise InputError(f"prompt key {unknown[0]!r} is not supported; supported are {', '.join(KEYS)}")
-    if sum(key in prompt for key in ("prompt", "prompt_token_ids", "messages")) != 1:
+    given = [key for key in ("prompt", "prompt_token_ids", "messages") if key in prompt]
+    if len(given) != 1 and given != ["prompt", "prompt_token_ids"]:  # vLLM's token ids may have their text beside them
         raise InputError("a prompt must have exactly one of prompt, prompt_token_ids and messages")
     stray = None if "messages" in prompt else next((key for key in (*CHAT_KEYS, *REPLY_KEYS) if key in prompt), None)
     if stray is not None:
@@ -148,13 +153,21 @@ def _rendered(at: int, fields: Mapping[str, Any], tokenizer: Tokenizer | None) -
 
 def _token_ids(fields: Mapping[str, Any]) -> list[int]:
     given = fields["prompt_token_ids"]
-    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+    if isinstance(given, (str, bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise InputError(f"a prompt must be text, a list of token ids or a mapping, not {given!r:.80}")
     ids = list(given)
-    wrong = next((x for x in ids if not isinstance(x, int) or isinstance(x, bool)), None)
+    wrong = next((x for x in ids if isinstance(x, bool) or not isinstance(x, Integral)), None)
     if wrong is not None:
-        raise InputError(f"prompt_token_ids must be integers, found {wrong!r}")
-    return ids
+        raise InputError(f"prompt_token_ids must be integers, found {wrong!r:.80}")
+    return [int(x) for x in ids]  # also NumPy's
+
+
+def _text_beside(fields: Mapping[str, Any]) -> str | None:
+    """The text that a caller says token ids are."""
+    text = fields.get("prompt")
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"prompt beside prompt_token_ids must be their text, not {text!r:.80}")
+    return text
 
 
 def _encode(texts: list[Any], tokenizer: Tokenizer | None, special: bool) -> list[list[int] | InputError]:

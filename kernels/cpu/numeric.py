@@ -55,7 +55,10 @@ def use_threads(work: int, per_thread: int) -> None:
     Waking a second thread costs some ten microseconds, more than a small kernel takes. The results do not depend on it:
     every work item is computed by one thread, in one order.
     """
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, work // per_thread)))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS, work // per_thread)))
+    if torch.get_num_threads() != threads:  # the first call starts Numba's pool, which lets OpenMP have all processors
+        torch.set_num_threads(threads)
 
 
 @intrinsic

@@ -50,7 +50,13 @@ def test_the_page_is_what_the_docstrings_say(names: dict[str, Any]) -> None:
     assert page == names["page"](), "run python docs/generate.py"
 
 
-@pytest.mark.parametrize(("cls", "method"), [(cls, name) for cls in CLASSES for name in methods(cls)])
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [
+        *((cls, name) for cls in CLASSES for name in methods(cls)),
+        *((SamplingParams, name) for name in ("clone", "from_optional")),
+    ],
+)
 def test_example(cls: type, method: str, names: dict[str, Any]) -> None:
     (example,) = FINDER.find(getattr(cls, method), name=f"{cls.__name__}.{method}", globs=dict(names))[:1]
     assert example.examples, f"{cls.__name__}.{method} has no example"

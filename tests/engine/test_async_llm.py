@@ -142,7 +142,7 @@ def test_bad_requests_say_what_is_wrong_and_others_go_on() -> None:
             for number, (prompt, said) in enumerate(BAD):
                 (output,) = await drain(llm.generate(prompt, SHORT, str(number)))
                 assert output.finished
-                assert output.outputs == ()
+                assert output.outputs == []
                 assert output.error is not None
                 assert said in output.error
             with pytest.raises(TypeError, match="sampling_params"):

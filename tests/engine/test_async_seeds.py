@@ -84,6 +84,24 @@ def test_unseeded_requests_draw_by_their_id() -> None:
     run(work())
 
 
+def test_prompts_that_cannot_be_read_leave_the_others_their_numbers() -> None:
+    """A bad row changes no token of the rows behind it, whether it fails in the tokenizer, the template or the core."""
+    asked: list[Any] = [f"prompt number {i}" for i in range(10)]
+    bad = {2: {"nope": 1}, 4: [], 5: {"messages": []}, 7: {"prompt": "a", "priority": 3}, 8: "half a pair: \ud800"}
+    params = [SamplingParams(max_tokens=20, ignore_eos=True)] * 10
+    expected = [essence(output) for output in outputs(null_llm(), asked, params)]
+    for at in bad:
+        expected[at] = []
+    asked = [bad.get(i, prompt) for i, prompt in enumerate(asked)]
+    assert [essence(output) for output in outputs(null_llm(), asked, params)] == expected
+
+    async def work() -> None:
+        async with serve(null_llm()) as llm:
+            assert await shuffled(llm, asked, params, 3) == expected
+
+    run(work())
+
+
 def test_a_whole_engine_from_its_arguments(smol: LLM) -> None:
     """Conversations, and the real loading path."""
     messages = [{"role": "user", "content": "Answer with one word: what is the capital of France?"}]

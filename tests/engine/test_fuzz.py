@@ -17,7 +17,7 @@ LENGTH = 200  # max_model_len
 VOCAB = 49_152
 SMALL = {"num_hidden_layers": 1}
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5), st.just("\ud800"),
     st.lists(st.integers(-2, VOCAB + 2), max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )  # fmt: skip
 IDS = st.integers(0, VOCAB - 1)

@@ -125,7 +125,7 @@ def test_seeds_make_different_texts(smol: LLM, cases: list[Case]) -> None:
     """Without this, tokens that ignore the seed would pass everything above."""
     prompt: list[Any] = [{"prompt_token_ids": cases[1].prompt}] * 8
     params = [SamplingParams(max_tokens=8, seed=seed) for seed in range(8)]
-    texts = {output.outputs[0].token_ids for output in smol.generate(prompt, params, use_tqdm=False)}
+    texts = {tuple(output.outputs[0].token_ids) for output in smol.generate(prompt, params, use_tqdm=False)}
     assert len(texts) > 4
 
 

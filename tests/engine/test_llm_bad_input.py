@@ -21,7 +21,7 @@ BAD_PROMPTS: Sequence[tuple[Any, str]] = [
     ({"prompt_token_ids": [-1]}, "-1 is not in the vocabulary"),
     ({"prompt_token_ids": ["a"]}, "must be integers, found 'a'"),
     ({"prompt_token_ids": 5}, "not 5"),
-    ({"prompt": None}, "must be a string, not NoneType"),
+    ({"prompt": None}, "exactly one of prompt"),
     (None, "must be text.*not None"),
     (3.5, "must be text.*not 3.5"),
     ({"prompt": "a", "messages": []}, "exactly one of"),
@@ -68,7 +68,7 @@ def test_bad_prompt_is_one_error_among_good_outputs(smol: LLM, prompt: Any, mess
         ("stop", [""]),
         ("stop_token_ids", [-1]),
         ("logprobs", -2),
-        ("prompt_logprobs", True),
+        ("prompt_logprobs", "all"),
     ],
 )
 def test_bad_sampling_parameter_names_field_value_and_range(field: str, value: Any) -> None:
@@ -162,3 +162,45 @@ def test_wrong_kind_of_model_or_parameters(smol: LLM, minilm: LLM) -> None:
         outputs(smol, ["a", "b"], [greedy()])
     with pytest.raises(ParameterError, match=r"on_error='ignore'.*output"):
         smol.generate("a", greedy(), use_tqdm=False, on_error="ignore")  # type: ignore[arg-type]
+
+
+def nested(depth: int) -> list[Any]:
+    """Lists in lists, too deep to be printed."""
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize("broken", ["content", "ids"])
+def test_a_prompt_whose_reading_fails_in_any_way_is_one_error(smol: LLM, broken: str) -> None:
+    prompt: Any = {"prompt_token_ids": (1 // 0 for _ in range(2))}
+    if broken == "content":
+        prompt = {"messages": [{"role": "user", "content": nested(5000)}]}
+    bad, good = outputs(smol, [prompt, PROMPT], greedy(max_tokens=1))
+    assert good.outputs[0].text == " Paris"
+    assert "the prompt cannot be read: " in str(bad.error)
+
+
+def test_any_text_may_be_a_salt(smol: LLM) -> None:
+    salted = {"prompt": PROMPT, "cache_salt": "half \ud800"}
+    for output in outputs(smol, [salted, PROMPT], greedy(max_tokens=1)):
+        assert output.outputs[0].text == " Paris"
+
+
+@pytest.mark.parametrize("broken", ["circular", "deep", "deep text", "no text as key"])
+def test_a_schema_that_cannot_be_written_is_one_error(smol: LLM, broken: str) -> None:
+    schema: Any = {}
+    if broken == "circular":
+        schema["properties"] = {"a": schema}
+    elif broken == "deep":
+        schema = {"enum": nested(5000)}
+    elif broken == "deep text":
+        schema = "[" * 100_000
+    else:
+        schema = {("a", "b"): 1}
+    params = [greedy(max_tokens=1, structured_outputs={"json": schema}), greedy(max_tokens=1)]
+    bad, good = outputs(smol, [PROMPT, PROMPT], params)
+    assert good.outputs[0].text == " Paris"
+    assert not bad.outputs
+    assert "structured_outputs.json cannot be used: " in str(bad.error)

@@ -68,7 +68,7 @@ def test_bad_words_are_looked_for_in_the_output_alone(smol: LLM) -> None:
     assert complete(smol, PROMPT, max_tokens=2, bad_words=[word]).token_ids[0] == first
     assert complete(smol, PROMPT, max_tokens=2, bad_words=[word]).token_ids[1] != second
     longer = {"prompt_token_ids": [*tokenizer(PROMPT)["input_ids"], first]}
-    assert complete(smol, longer, max_tokens=1, bad_words=[word]).token_ids == (second,)
+    assert complete(smol, longer, max_tokens=1, bad_words=[word]).token_ids == [second]
 
 
 def test_min_tokens_masks_every_stop_id(smol: LLM) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from engine import LLM, PoolingParams
+from engine import LLM, PoolingParams, UnsupportedOptionError
 from engine.offline import ReadAhead
 from engine.params import BeamSearchParams
-from engine.prompting import UnsupportedOptionError
 from engine.text.inputs import Input, InputError
 from tests.engine.ask import PROMPT, greedy, outputs
 

@@ -177,3 +177,10 @@ def test_a_sentencepiece_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             taken.append(allowed(matcher)[-1])
             assert matcher.advance(taken[-1])
         assert spaced.decode(taken, prompt_ids=prompt) == word
+
+
+def test_thousands_of_choices(grammars: GrammarCompiler) -> None:
+    """Also those that others begin with."""
+    choices = [str(i) for i in range(3000)]
+    assert all(takes(grammars, text, choice=choices) for text in ("7", "70", "299", "2999"))
+    assert not any(takes(grammars, text, choice=choices) for text in ("3000", "07", "-"))
