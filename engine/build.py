@@ -225,7 +225,7 @@ def _generation(
         runner = make_runner(decoder)
     if device.type == "cpu":  # on CUDA kernels come from Triton's cache, and graphs are captured when they are due
         with clock.phase("warmup"):
-            warm_up(runner, sizes.length)
+            warm_up(runner, sizes.length, sizes.block_size)
     known = frozenset(token for token in eos if token < spec.vocab_size)  # a tokenizer may have more than the model
     model = GenerationModel(
         vocab_size=spec.vocab_size,

@@ -183,7 +183,8 @@ class _Run:
         if rows is None:
             self._guarded(lambda: journal.set(**{DATASET_ROWS: seen.rows}))
             return
-        load_finish(self.config)
+        with self.interrupts.shielded():  # amid imports, an exception may be lost in a destructor
+            load_finish(self.config)
         live = live_file(self.config.sinks, self.info.run_dir)
         if live is not None:
             self._guarded(lambda: restore_live(journal, live))

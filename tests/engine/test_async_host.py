@@ -127,7 +127,7 @@ def test_others_come_and_go_while_all_that_is_there_waits_for_a_grammar() -> Non
             (known,) = await drain(llm.generate("some words", bad, "again"))
             assert refused.error == known.error
             assert "structured_outputs.regex" in str(refused.error)
-            assert (refused.outputs, refused.prompt) == (known.outputs, known.prompt) == ((), "some words")
+            assert (refused.outputs, refused.prompt) == (known.outputs, known.prompt) == ([], "some words")
             await assert_empty(llm)
 
     run(work())

@@ -38,7 +38,7 @@ def work(prompts: list[list[int]]) -> list[tuple[list[int], SamplingParams]]:
 
 def essence(one: Any) -> Any:
     scores = one.logprobs and [dict(row) for row in one.logprobs]
-    return one.token_ids, one.text, one.finish_reason, one.stop_reason, one.cumulative_logprob, scores
+    return tuple(one.token_ids), one.text, one.finish_reason, one.stop_reason, one.cumulative_logprob, scores
 
 
 def run(llm: LLM, work: list[tuple[list[int], SamplingParams]]) -> list[Any]:

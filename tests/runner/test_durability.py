@@ -189,4 +189,4 @@ def test_a_kill_before_the_configuration_was_written(tmp_path: Path, uninterrupt
     (only_run(tmp_path) / "config.yaml").unlink()
     succeed(tmp_path, *SLOW)
     assert (only_run(tmp_path) / "outputs.jsonl").read_bytes() == uninterrupted
-    assert "seconds_per_step: 0.02" in (only_run(tmp_path) / "config.yaml").read_text()
+    assert "seconds_per_step: 0.05" in (only_run(tmp_path) / "config.yaml").read_text()
