@@ -12,14 +12,24 @@ from benchmarks.runner_rows import measure
 # takes 8 of them; the table of requests takes over 150, the records over 500.
 BYTES_PER_ROW = 100
 FEW, MANY = 20_000, 100_000
+# The allocator's peaks move by several MiB from process to process, on a busy machine more: rows that are held are held
+# in every try.
+TRIES = 3
 
 
 @pytest.mark.parametrize("load", ["load=offline", "load=concurrency"])
 def test_growth_to_the_end_of_the_process_does_not_depend_on_the_rows(tmp_path: Path, load: str) -> None:
-    growth = {}
-    for rows in (FEW, MANY):
-        folder = tmp_path / str(rows)
-        folder.mkdir()
-        growth[rows] = measure(folder, rows, "none", load).growth_mib
-    assert growth[MANY] < 100e6 / 2**20
-    assert (growth[MANY] - growth[FEW]) * 2**20 < BYTES_PER_ROW * (MANY - FEW), growth
+    found = []
+    for attempt in range(TRIES):
+        few, many = (growth(tmp_path / f"{attempt}-{rows}", rows, load) for rows in (FEW, MANY))
+        assert many < 100e6
+        found.append((many - few) / (MANY - FEW))
+        if found[-1] < BYTES_PER_ROW:
+            return
+    pytest.fail(f"{load}: a row more takes {found} bytes more, tried {TRIES} times; at most {BYTES_PER_ROW} is allowed")
+
+
+def growth(folder: Path, rows: int, load: str) -> float:
+    """Bytes that a run of so many rows adds to its process."""
+    folder.mkdir()
+    return measure(folder, rows, "none", load).growth_mib * 2**20
