@@ -6,7 +6,6 @@ import asyncio
 import copy
 import weakref
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import fields
 from functools import cached_property
 from types import TracebackType
 from typing import Any, cast
@@ -16,6 +15,7 @@ from engine.ask import Ask
 from engine.engine_thread import EngineThread
 from engine.errors import EngineDeadError
 from engine.generation import GenerationCore
+from engine.host import as_keywords
 from engine.llm import LLM
 from engine.metrics import Metric
 from engine.open_streams import OpenStreams
@@ -60,7 +60,7 @@ class AsyncLLM:
         Examples:
             >>> AsyncLLM.from_engine_args(EngineArgs(model="all-minilm-l6-v2")).close()
         """
-        return cls(**{field.name: getattr(engine_args, field.name) for field in fields(engine_args)})
+        return cls(**as_keywords(engine_args))
 
     def _start(self, llm: LLM) -> None:
         """Take over a ready engine."""

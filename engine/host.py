@@ -41,7 +41,7 @@ class EngineHost:
         Examples:
             >>> LLM.from_engine_args(EngineArgs(model="all-minilm-l6-v2")).close()
         """
-        return cls(**{field.name: getattr(engine_args, field.name) for field in fields(engine_args)})
+        return cls(**as_keywords(engine_args))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self.args.model!r})"
@@ -219,6 +219,11 @@ class EngineHost:
     @property
     def _offers(self) -> str:
         return 'embed() and encode(pooling_task="embed")' if self._pooling else "generate() and chat()"
+
+
+def as_keywords(args: EngineArgs) -> dict[str, Any]:
+    """What ``read_args`` reads the same arguments from, the model among them."""
+    return {field.name: getattr(args, field.name) for field in fields(args)}
 
 
 def read_args(model: str, given: Mapping[str, Any]) -> EngineArgs:

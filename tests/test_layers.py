@@ -56,6 +56,7 @@ def test_scheduling_knows_nothing_of_execution() -> None:
         ("engine.params, engine.args, engine.outputs, engine.stats", "torch transformers numba"),
         ("engine.schedule.scheduler", "torch numpy transformers"),
         ("engine.llm", "runner hydra omegaconf mlflow"),
+        ("runner.report, runner.measure, runner.tracking, runner.manifest", "torch mlflow matplotlib transformers"),
     ],
 )
 def test_import_leaves_heavy_packages_alone(module: str, heavy: str) -> None:

@@ -29,21 +29,24 @@ def fields_of(model: type) -> dict[str, Any]:
 
 def known_keys() -> dict[str, list[str]]:
     """Section (dotted, ``""`` for the top) to the names of its keys, of all its kinds together."""
-    known: dict[str, dict[str, list[Any]]] = {}
-    _collect("", [Config], known)
-    return {section: sorted(names) for section, names in known.items()}
+    return {section: sorted(names) for section, names in _sections().items()}
 
 
 def open_keys() -> list[str]:
     """Dotted keys whose value is a mapping with any keys, such as ``model.hf_overrides``."""
-    known: dict[str, dict[str, list[Any]]] = {}
-    _collect("", [Config], known)
     return [
         f"{section}.{name}" if section else name
-        for section, names in known.items()
+        for section, names in _sections().items()
         for name, annotations in names.items()
         if any(str(annotation).startswith(("dict[", "Mapping[")) for annotation in annotations)
     ]
+
+
+def _sections() -> dict[str, dict[str, list[Any]]]:
+    """Every section of the configuration, dotted, to its keys with their annotations in all its kinds."""
+    known: dict[str, dict[str, list[Any]]] = {}
+    _collect("", [Config], known)
+    return known
 
 
 def _collect(section: str, models: list[type], known: dict[str, dict[str, list[Any]]]) -> None:
