@@ -84,5 +84,5 @@ def test_completions_are_those_of_their_seeds(model: Path, seats: int) -> None:
         )
     found = [(one.token_ids, one.cumulative_logprob) for output in together for one in output.outputs]
     assert found == [(output.outputs[0].token_ids, output.outputs[0].cumulative_logprob) for output in apart]
-    assert len({tokens for tokens, _ in found}) == 48
+    assert len({tuple(tokens) for tokens, _ in found}) == 48
     assert computed <= sum(len(prompt["prompt_token_ids"]) for prompt in prompts) + 48 * 24
