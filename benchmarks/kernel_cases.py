@@ -8,6 +8,7 @@ import torch
 
 from kernels.cuda.decode import decode_attention
 from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
+from kernels.cuda.geometry import Geometry
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import SplitScratch, prefill_attention, prefill_tiles
 from kernels.cuda.shared_prefix import SharedPrefixes, shared_prefix_attention
@@ -25,6 +26,11 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocab: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """What attention cuts its work by."""
+        return Geometry(self.heads, self.kv_heads, self.head_dim, torch.bfloat16)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -93,8 +99,7 @@ class Attention:
     def tiles(self, tokens: int, slots: int = 0) -> torch.Tensor:
         """Tiles of a step that computes the last ``tokens`` tokens of every sequence."""
         starts = [i * tokens for i in range(len(self.lengths) + 1)]
-        s = self.shape
-        return prefill_tiles(starts, self.lengths, s.heads, s.kv_heads, s.head_dim, slots).cuda()
+        return prefill_tiles(starts, self.lengths, self.shape.geometry, slots).cuda()
 
     def prefill(
         self, query: torch.Tensor, tiles: torch.Tensor, out: torch.Tensor, split: SplitScratch | None = None

@@ -50,13 +50,13 @@ def _phases(shape: Shape, length: int = 2100) -> bool:
     whole = torch.full_like(query, float("nan"))
     a.prefill(query, a.tiles(length), whole)
     same = torch.equal(_decode(a, query[-1:].contiguous()), whole[-1:])
-    scratch = allocate_split(shape.kv_heads, shape.head_dim, query.device)
+    scratch = allocate_split(shape.geometry, query.device)
     for chunk in (64, 100, 512):
         for begin in range(0, length, chunk):
             stop = min(begin + chunk, length)
             for slots, split in ((0, None), (SLOTS, scratch)):
                 starts = [0, stop - begin]
-                tiles = prefill_tiles(starts, [stop], shape.heads, shape.kv_heads, shape.head_dim, slots).cuda()
+                tiles = prefill_tiles(starts, [stop], shape.geometry, slots).cuda()
                 out = torch.full_like(query[begin:stop], float("nan"))
                 a.prefill(query[begin:stop], tiles, out, split)
                 same &= torch.equal(out, whole[begin:stop])
@@ -94,7 +94,7 @@ def _cascade(shape: Shape) -> bool:
     a = Attention(shape, [1300 + 7 * i for i in range(70)], 64, common=1280)
     query = a.queries(70)
     out = torch.full_like(query, float("nan"))
-    prefixes = share_prefixes([(range(70), 1280)], 70, 200, shape.heads // shape.kv_heads, query.device)
+    prefixes = share_prefixes([(range(70), 1280)], 70, 200, shape.geometry, query.device)
     a.decode(query, a.plan(prefixes.pieces), out, prefixes)
     return torch.equal(out, _decode(a, query))
 

@@ -106,7 +106,7 @@ def cascade(meter: Meter, shape: Shape) -> Iterator[Row]:
         a = Attention(shape, [1024 + own + i % 64 for i in range(count)], 64, common=1024)
         query = a.queries(count)
         out, plain = torch.empty_like(query), torch.empty_like(query)
-        prefixes = share_prefixes([(range(count), 1024)], count, 4000, shape.heads // shape.kv_heads, query.device)
+        prefixes = share_prefixes([(range(count), 1024)], count, 4000, shape.geometry, query.device)
         plans = a.plan(), a.plan(prefixes.pieces)
         alone = lambda a=a, q=query, p=plans[0], o=plain: a.decode(q, p, o)  # noqa: E731
         together = lambda a=a, q=query, p=plans[1], o=out, s=prefixes: a.decode(q, p, o, s)  # noqa: E731
@@ -139,7 +139,7 @@ def prefill(meter: Meter, shape: Shape) -> Iterator[Row]:
     for length in (2000, 8000):
         a, tokens = Attention(shape, [length], 64), 64
         query = a.queries(tokens)
-        out, scratch = torch.empty_like(query), allocate_split(shape.kv_heads, shape.head_dim, query.device)
+        out, scratch = torch.empty_like(query), allocate_split(shape.geometry, query.device)
         for name, slots, split in (("whole", 0, None), ("split", SLOTS, scratch)):
             tiles = a.tiles(tokens, slots)
             a.prefill(query, tiles, out, split)

@@ -204,11 +204,12 @@ def _case(device: torch.device, dtype: torch.dtype) -> _Case:
 
 def cuda_prefill(device: torch.device, dtype: torch.dtype) -> float:
     """The error of Triton's prefill attention over whole sequences."""
+    from kernels.cuda.geometry import Geometry
     from kernels.cuda.prefill import prefill_attention, prefill_tiles
 
     case = _case(device, dtype)
     starts = [sum(CONTEXTS[:i]) for i in range(len(CONTEXTS) + 1)]
-    tiles = prefill_tiles(starts, list(CONTEXTS), KV_HEADS * GROUP, KV_HEADS, HEAD_DIM).to(device)
+    tiles = prefill_tiles(starts, list(CONTEXTS), Geometry.of(case.query, case.cache.keys)).to(device)
     out = torch.full_like(case.query, float("nan"))
     prefill_attention(case.query, case.cache, case.tables, tiles, HEAD_DIM**-0.5, 0, 0.0, out)
     return _error(out, case.wanted)

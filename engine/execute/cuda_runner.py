@@ -21,7 +21,7 @@ from engine.execute.logprobs import RowLogprobs
 from engine.execute.model_runner import score_prompt
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
-from engine.execute.step_layout import Geometry, StepLayout, StepShape, lay_out, row_bucket, sections
+from engine.execute.step_layout import StepLayout, StepShape, lay_out, row_bucket, sections
 from engine.execute.transfer import Parcel, pinned, to_device
 from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch
@@ -29,6 +29,7 @@ from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from kernels.attention import CudaAttentionBatch
 from kernels.cuda.decode_plan import allocate_plan, plan_decode
+from kernels.cuda.geometry import Geometry
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import RECORD, allocate_split
 from kernels.identity import kernel_id
@@ -70,10 +71,10 @@ class CudaModelRunner:
         pieces = max_seqs * -(-max_len // PIECE)
         self._most = most = row_bucket(max_seqs)  # sequences that decode, padding included
         self._plan = allocate_plan(most, pieces, spec.heads, spec.head_dim, spec.sliding_window, device)
-        self._split = allocate_split(spec.kv_heads, spec.head_dim, device)
+        self._geometry = Geometry(spec.heads, spec.kv_heads, spec.head_dim, model.dtype)
+        self._split = allocate_split(self._geometry, device)
         self._unshared = torch.zeros(most, dtype=torch.int32, device=device)
-        group_size = spec.heads // spec.kv_heads
-        self._shared = SharedBlocks(most, max_len, block_size, group_size, device) if cascade else None
+        self._shared = SharedBlocks(most, max_len, block_size, self._geometry, device) if cascade else None
         self._side = torch.cuda.Stream(device) if concurrent else None
         self._graphs = None if enforce_eager else StepGraphs(self._step, device)
 
@@ -142,10 +143,8 @@ class CudaModelRunner:
         return decoding, others
 
     def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
-        spec = self.model.spec
-        geometry = Geometry(spec.heads, spec.kv_heads, spec.head_dim)
         padded = self._graphs is not None and self._captured(others)
-        layout = lay_out(plan, decoding, others, self._rows, geometry, padded)
+        layout = lay_out(plan, decoding, others, self._rows, self._geometry, padded)
         shared = self._shared is not None and self._shared.follow(decoding)
         return replace(layout, shape=replace(layout.shape, shared=shared))
 

@@ -10,6 +10,7 @@ from engine.execute.cascade_groups import cascade_groups
 from engine.execute.transfer import to_device
 from engine.schedule.plan import Slice
 from engine.schedule.request import Request
+from kernels.cuda.geometry import Geometry
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.shared_prefix import SharedPrefixes, share_prefixes
 
@@ -20,10 +21,10 @@ STALE = 64  # steps after which contexts have grown enough to look again
 class SharedBlocks:
     """Owns the device's description of who shares what; captured graphs read it in place."""
 
-    def __init__(self, max_seqs: int, max_len: int, block_size: int, group_size: int, device: torch.device) -> None:
-        """Room for batches of ``max_seqs`` sequences, padding included; ``group_size`` is query heads per key head."""
+    def __init__(self, max_seqs: int, max_len: int, block_size: int, geometry: Geometry, device: torch.device) -> None:
+        """Room for batches of ``max_seqs`` sequences, padding included; ``geometry`` is the model's."""
         self._block_size = block_size
-        self._group_size = group_size
+        self._geometry = geometry
         self._max_seqs = max_seqs
         self._capacity = max(1, max_seqs * (max_len // PIECE) // LEAST)
         self._device = device
@@ -50,6 +51,6 @@ class SharedBlocks:
         return self._found
 
     def _send(self, groups: Sequence[tuple[list[int], int]]) -> None:
-        host = share_prefixes(groups, self._max_seqs, self._capacity, self._group_size, torch.device("cpu"))
+        host = share_prefixes(groups, self._max_seqs, self._capacity, self._geometry, torch.device("cpu"))
         parts = (host.items.view(-1), host.members, host.pieces, host.counts)
         self._numbers.copy_(to_device(torch.cat(parts).numpy(), self._device))

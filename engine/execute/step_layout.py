@@ -11,8 +11,9 @@ import torch
 
 from engine.execute.batch_rows import BatchRows
 from engine.schedule.plan import Slice, StepPlan
+from kernels.cuda.geometry import Geometry
 from kernels.cuda.options import kernel_options
-from kernels.cuda.prefill import RECORD, SLOTS, prefill_tiles, tile_tokens
+from kernels.cuda.prefill import RECORD, SLOTS, prefill_tiles
 
 Ints = npt.NDArray[np.int32]
 BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
@@ -53,15 +54,6 @@ class StepLayout:
     shape: StepShape
     numbers: Ints
     sampling: Sequence[Slice]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The model's attention heads: they decide how many tokens one program of prefill attention takes."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
 
 
 def lay_out(
@@ -131,7 +123,7 @@ def _mixed_shape(
     split = bool(tiles[0, -1])
     if padded:
         tokens, more = bucket_of(tokens), SLOTS if split else 0
-        few = tokens // tile_tokens(geometry.heads, geometry.kv_heads, geometry.head_dim) + 16
+        few = tokens // geometry.prefill_tokens + 16
         rows, count = min(row_bucket(rows), tokens), (few if count <= few + more else tokens) + more
     return StepShape(tokens, rows, count, filtered, split)
 
@@ -181,7 +173,7 @@ def _tiles(decoding: Sequence[Slice], others: Sequence[Slice], rows: BatchRows, 
     starts = np.cumsum([len(decoding), *(part.stop - part.start for part in others)]).tolist()
     stops = [part.stop for part in others]
     slots = SLOTS if kernel_options().split_prefill else 0
-    tiles: Ints = prefill_tiles(starts, stops, geometry.heads, geometry.kv_heads, geometry.head_dim, slots).numpy()
+    tiles: Ints = prefill_tiles(starts, stops, geometry, slots).numpy()
     numbers = np.array([rows[part.request].number for part in others], np.int32)
     tiles[:, 0] = numbers[tiles[:, 0]]
     return tiles

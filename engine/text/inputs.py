@@ -156,10 +156,12 @@ def _token_ids(fields: Mapping[str, Any]) -> list[int]:
     if isinstance(given, (str, bytes, bytearray, Mapping)) or not isinstance(given, Iterable):
         raise InputError(f"a prompt must be text, a list of token ids or a mapping, not {given!r:.80}")
     ids = list(given)
+    if set(map(type, ids)) <= {int}:  # a million ids are looked at in 20 ms; one by one it takes a second
+        return ids
     wrong = next((x for x in ids if isinstance(x, bool) or not isinstance(x, Integral)), None)
     if wrong is not None:
         raise InputError(f"prompt_token_ids must be integers, found {wrong!r:.80}")
-    return [int(x) for x in ids]  # also NumPy's
+    return [int(x) for x in ids]  # NumPy's
 
 
 def _text_beside(fields: Mapping[str, Any]) -> str | None:

@@ -15,10 +15,19 @@ import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan
 from kernels.cuda.device import multiprocessors
-from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+from kernels.cuda.geometry import Geometry
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier, with_stages
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.paged import paged_keys
-from kernels.cuda.softmax import load_tile, merge_piece, soft_cap, store_piece, tile_weights, visible_keys
+from kernels.cuda.softmax import (
+    load_tile,
+    merge_piece,
+    rows_before,
+    soft_cap,
+    store_piece,
+    tile_weights,
+    visible_keys,
+)
 from kernels.kv_cache import LayerCache
 
 ONES = 16  # rows of the block of ones that sums the denominator; all come out equal
@@ -147,8 +156,9 @@ def _decode_kernel(
         sequence, first, context = tl.load(record), tl.load(record + 1), tl.load(record + 2)
         q_offset = (sequence.to(tl.int64) * query_stride + (head + row) * HEAD_DIM)[:, None] + dim[None, :]
         q = tl.load(query + q_offset, mask=mask, other=0.0)
+        before = rows_before(first, context, TILE, COPIED)
         k, v = load_tile(
-            keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, kv_head,
+            keys, values, tables + sequence.to(tl.int64) * table_stride, first, context, before, kv_head,
             KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED,
         )  # fmt: skip
         scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # [keys, rows]
@@ -156,7 +166,10 @@ def _decode_kernel(
         if CAPPED:
             scores = soft_cap(scores, scale, cap)
             scale_ = 1.4426950408889634
-        scores = tl.where(visible_keys(first + lane, context - 1 + row * 0, window, WINDOWED), scores, float("-inf"))
+        visible = visible_keys(first - before + lane, context - 1 + row * 0, window, WINDOWED)
+        if COPIED:
+            visible = visible & (lane >= before)[:, None]
+        scores = tl.where(visible, scores, float("-inf"))
         begins = first % PIECE_ == 0
         ends = ((first + TILE) % PIECE_ == 0) | (first + TILE >= context)
         top = tl.where(begins, float("-inf"), top)
@@ -193,19 +206,21 @@ def decode_attention(
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
         out: [sequences, heads, head_dim] contiguous; rows whose context is 0 are left as they are.
     """
-    sequences, heads, head_dim = query.shape
-    kv_heads = cache.keys.shape[2]
-    group = heads // kv_heads
+    geometry, sequences = Geometry.of(query, cache.keys), query.shape[0]
+    heads, kv_heads, head_dim, group = geometry.heads, geometry.kv_heads, geometry.head_dim, geometry.group
     rows, early = query_rows(group), launch_arguments(starts_early(query.device))
     paged = paged_keys(query, cache, scale, softcap, plan.window)
     warps, stages, per_sm = shape(head_dim, rows, paged.copied)
     most = sequences * -(-block_tables.shape[1] * cache.block_size // PIECE)  # pieces that such tables can hold
     shares = min(most, plan.sums.shape[0], max(multiprocessors(query.device) * per_sm // kv_heads, 1))
     scratch = (plan.tops, plan.totals, plan.sums)
-    _decode_kernel[(shares * kv_heads,)](
-        query, paged.keys, paged.values, block_tables, plan.tiles, plan.starts, plan.counts, *scratch, out,
-        query.stride(0), block_tables.stride(0), *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=stages,
-        num_warps=warps, **early,
+    with_stages(
+        lambda stages: _decode_kernel[(shares * kv_heads,)](
+            query, paged.keys, paged.values, block_tables, plan.tiles, plan.starts, plan.counts, *scratch, out,
+            query.stride(0), block_tables.stride(0), *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES,
+            STAGES_=stages, num_warps=warps, **early,
+        ),
+        stages, ("decode attention", query.device, geometry),
     )  # fmt: skip
     _merge_kernel[(sequences, kv_heads)](
         plan.starts, *scratch, out, HEADS=heads, GROUP=group, HEAD_DIM=head_dim, ROWS=triton.next_power_of_2(group),

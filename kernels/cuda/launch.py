@@ -10,6 +10,7 @@ Kernels without it (cuBLAS, torch) start and end as usual.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Hashable
 from functools import cache
 
 import torch
@@ -17,6 +18,8 @@ import triton
 import triton.language as tl
 
 from kernels.cuda.options import kernel_options
+
+_fitting: dict[Hashable, int] = {}  # stages that fit, where the first choice did not
 
 
 @triton.jit
@@ -38,6 +41,32 @@ def starts_early(device: torch.device) -> bool:
 def launch_arguments(early: bool) -> dict[str, bool]:
     """Keyword arguments of a launch whose kernel calls ``wait_for_earlier(early)``."""
     return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
+
+
+def with_stages(launch: Callable[[int], object], stages: int, kernel: Hashable) -> None:
+    """Launch a kernel whose loop has ``stages`` iterations on their way, or as many as fit into shared memory.
+
+    Results do not depend on them. Devices have 99 to 227 KB for a program; what a number of stages needs is known when
+    the kernel is compiled, and nothing has been launched when there is too little.
+
+    Args:
+        launch: called with the number of stages.
+        stages: the most.
+        kernel: names the kernel, the device, and what its need depends on, for the next launch and for the message.
+
+    Raises:
+        MemoryError: not even one iteration fits.
+    """
+    stages = _fitting.get(kernel, stages) if _fitting else stages
+    while True:
+        try:
+            launch(stages)
+            return
+        except triton.runtime.errors.OutOfResources as error:
+            if stages == 1:
+                raise MemoryError(f"{kernel} does not fit into a multiprocessor of this device: {error}") from error
+            stages -= 1
+            _fitting[kernel] = stages
 
 
 @cache

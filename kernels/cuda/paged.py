@@ -58,7 +58,7 @@ def key_tiles(cache: LayerCache) -> tuple[object, object, bool]:
         return cache.keys, cache.values, False
     width = kv_heads * head_dim
     keys, values = (
-        TensorDescriptor(x, [blocks * block_size, width], [width, 1], [KEY_TILE, head_dim])
+        TensorDescriptor(x, [blocks, block_size, width], [block_size * width, width, 1], [1, KEY_TILE, head_dim])
         for x in (cache.keys, cache.values)
     )
     return keys, values, True

@@ -15,9 +15,11 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cuda.geometry import Geometry
+from kernels.cuda.launch import with_stages
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.paged import paged_keys
-from kernels.cuda.query_rows import ONES, STAGES, attend_rows, rows_per_program
+from kernels.cuda.query_rows import ONES, STAGES, attend_rows
 from kernels.cuda.softmax import merge_piece, store_piece
 from kernels.kv_cache import LayerCache
 
@@ -39,27 +41,22 @@ class SplitScratch:
     sums: torch.Tensor  # [SLOTS, kv_heads, rows, head_dim] float32
 
 
-def allocate_split(kv_heads: int, head_dim: int, device: torch.device) -> SplitScratch:
+def allocate_split(geometry: Geometry, device: torch.device) -> SplitScratch:
     """Allocate scratch for the split tiles of a step: 64 MiB for 8 key heads of 128."""
-    shape = (SLOTS, kv_heads, rows_per_program(head_dim))
+    shape = (SLOTS, geometry.kv_heads, geometry.prefill_rows)
     tops, totals = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
-    return SplitScratch(tops, totals, torch.empty(*shape, head_dim, dtype=torch.float32, device=device))
-
-
-def tile_tokens(heads: int, kv_heads: int, head_dim: int) -> int:
-    """Query tokens per program."""
-    return rows_per_program(head_dim) // (heads // kv_heads)
+    return SplitScratch(tops, totals, torch.empty(*shape, geometry.head_dim, dtype=torch.float32, device=device))
 
 
 def prefill_tiles(
-    query_starts: Sequence[int], context_lens: Sequence[int], heads: int, kv_heads: int, head_dim: int, slots: int = 0
+    query_starts: Sequence[int], context_lens: Sequence[int], geometry: Geometry, slots: int = 0
 ) -> torch.Tensor:
     """Cut the queries of a step into programs, longest first so that the last ones to start are short.
 
     Args:
         query_starts: sequence i owns query tokens query_starts[i]:query_starts[i + 1].
         context_lens: tokens of each sequence after this step; its queries are the last of them.
-        heads, kv_heads, head_dim: the model's.
+        geometry: the model's.
         slots: pieces of split tiles, at most; 0 splits none.
 
     Returns:
@@ -67,7 +64,7 @@ def prefill_tiles(
         end of the keys, scratch slot (-1: the tile is whole), and pieces to merge from that slot on (0: not the first
         of them). Those to merge come first.
     """
-    tokens = tile_tokens(heads, kv_heads, head_dim)
+    tokens = geometry.prefill_tokens
     tiles: list[Tile] = []
     for i, context in enumerate(context_lens):
         start, stop = query_starts[i], query_starts[i + 1]
@@ -75,7 +72,7 @@ def prefill_tiles(
             tiles.append((i, first, min(tokens, stop - first), context - (stop - first)))
     tiles.sort(key=_keys, reverse=True)
     heads_of_tiles, others, slot = [], [], 0
-    pieces = _pieces([_keys(tile) for tile in tiles], kv_heads, slots)
+    pieces = _pieces([_keys(tile) for tile in tiles], geometry.kv_heads, slots)
     for tile, count in zip(tiles, pieces, strict=False):
         end = -(-_keys(tile) // PIECE)
         first = end - count + 1  # pieces that the first program merges as they come
@@ -210,17 +207,21 @@ def prefill_attention(
     if not tiles.shape[0]:
         return
     paged = paged_keys(query, cache, scale, softcap, window)
-    rows, kv_heads, head_dim = rows_per_program(query.shape[2]), cache.keys.shape[2], query.shape[2]
+    geometry = Geometry.of(query, cache.keys)
+    rows, kv_heads, head_dim = geometry.prefill_rows, geometry.kv_heads, geometry.head_dim
     split = (scratch.tops, scratch.totals, scratch.sums) if scratch is not None else (out, out, out)
-    _prefill_kernel[(tiles.shape[0] * kv_heads,)](
-        query, paged.keys, paged.values, block_tables, tiles, *split, out, query.stride(0), block_tables.stride(0),
-        *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=STAGES, RECORD_=RECORD, SPLIT=scratch is not None,
-        num_warps=rows // 16,
+    with_stages(
+        lambda stages: _prefill_kernel[(tiles.shape[0] * kv_heads,)](
+            query, paged.keys, paged.values, block_tables, tiles, *split, out, query.stride(0), block_tables.stride(0),
+            *paged.scores, **paged.sizes, ROWS=rows, ONES_=ONES, STAGES_=stages, RECORD_=RECORD,
+            SPLIT=scratch is not None, num_warps=rows // 16,
+        ),
+        STAGES, ("prefill attention", query.device, geometry),
     )  # fmt: skip
     if scratch is None:
         return
     most = min(SLOTS // 2, tiles.shape[0])  # split tiles; each has two pieces at least
     _merge_kernel[(most, kv_heads, rows // MERGED_ROWS)](
-        tiles, *split, out, KV_HEADS=kv_heads, GROUP=query.shape[1] // kv_heads, HEAD_DIM=head_dim,
+        tiles, *split, out, KV_HEADS=kv_heads, GROUP=geometry.group, HEAD_DIM=head_dim,
         DIM=int(triton.next_power_of_2(head_dim)), ROWS=rows, MERGED_ROWS_=MERGED_ROWS, RECORD_=RECORD, num_warps=4,
     )  # fmt: skip

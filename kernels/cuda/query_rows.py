@@ -9,12 +9,7 @@ import triton.language as tl
 from kernels.cuda.softmax import load_tile, merge_piece, soft_cap, tile_weights
 
 ONES = 16  # columns of the block of ones that sums the denominator; all come out equal
-STAGES = 5  # key tiles on their way
-
-
-def rows_per_program(head_dim: int) -> int:
-    """Query rows (token, head) per program, 16 a warp; results do not depend on it."""
-    return 128 if 64 < head_dim <= 128 else 64
+STAGES = 5  # key tiles on their way, where shared memory has room for them
 
 
 @triton.jit
@@ -56,7 +51,7 @@ def attend_rows(
     acc = tl.zeros([ROWS, DIM], tl.float32)
     piece_top, piece_total, piece_acc = top, total, acc
     for first in tl.range(start, end, TILE, num_stages=STAGES_):
-        k, v = load_tile(keys, values, table, first, end, kv_head, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED)
+        k, v = load_tile(keys, values, table, first, end, 0, kv_head, KV_HEADS, HEAD_DIM, DIM, BLOCK_SIZE, TILE, COPIED)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         # Here, where the tensor cores have been waited for. A new piece has no maximum yet: its first decay is zero and
         # clears denominator and sum. Clearing them here would define registers that the tensor cores accumulate in, and

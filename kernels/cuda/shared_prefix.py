@@ -18,15 +18,14 @@ import triton.language as tl
 
 from kernels.cuda.decode_plan import DecodePlan, first_piece
 from kernels.cuda.device import multiprocessors
-from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+from kernels.cuda.geometry import Geometry
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier, with_stages
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.paged import paged_keys
 from kernels.cuda.query_rows import ONES, STAGES, attend_rows
 from kernels.cuda.softmax import store_piece
 from kernels.kv_cache import LayerCache
 
-ROWS = 128  # query rows per program
-WARPS = 8
 MERGED_FROM = 12  # programs that a group fills per key head, from which on each walks all pieces and merges them
 
 
@@ -44,7 +43,7 @@ class SharedPrefixes:
 
 
 def share_prefixes(
-    groups: Sequence[tuple[Sequence[int], int]], sequences: int, capacity: int, group_size: int, device: torch.device
+    groups: Sequence[tuple[Sequence[int], int]], sequences: int, capacity: int, geometry: Geometry, device: torch.device
 ) -> SharedPrefixes:
     """Describe groups of sequences with common leading blocks.
 
@@ -53,9 +52,9 @@ def share_prefixes(
             never the piece of a sequence's last token (pass at most context - 1 tokens).
         sequences: rows of the batch.
         capacity: items that fit; groups that no longer fit are left unshared.
-        group_size: query heads per key head.
+        geometry: the model's.
     """
-    step = ROWS // group_size
+    step = geometry.shared_sequences
     pieces = torch.zeros(sequences, dtype=torch.int32)
     items: list[tuple[int, int, int]] = []
     members: list[int] = []
@@ -142,10 +141,14 @@ def shared_prefix_attention(
     Arguments are those of ``decode_attention``; ``plan`` must have been filled with ``prefixes.pieces``.
     """
     paged = paged_keys(query, cache, scale, softcap, plan.window)
-    programs = min(prefixes.items.shape[0] * cache.keys.shape[2], multiprocessors(query.device))
-    _shared_kernel[(programs,)](
-        query, paged.keys, paged.values, block_tables, context_lens, prefixes.items, prefixes.members, prefixes.counts,
-        plan.starts, plan.tops, plan.totals, plan.sums, query.stride(0), block_tables.stride(0),
-        *paged.scores, **paged.sizes, ROWS=ROWS, ONES_=ONES, STAGES_=STAGES, num_warps=WARPS,
-        **launch_arguments(starts_early(query.device)),
+    geometry, early = Geometry.of(query, cache.keys), launch_arguments(starts_early(query.device))
+    programs = min(prefixes.items.shape[0] * geometry.kv_heads, multiprocessors(query.device))
+    with_stages(
+        lambda stages: _shared_kernel[(programs,)](
+            query, paged.keys, paged.values, block_tables, context_lens, prefixes.items, prefixes.members,
+            prefixes.counts, plan.starts, plan.tops, plan.totals, plan.sums, query.stride(0), block_tables.stride(0),
+            *paged.scores, **paged.sizes, ROWS=geometry.shared_rows, ONES_=ONES, STAGES_=stages,
+            num_warps=geometry.shared_rows // 16, **early,
+        ),
+        STAGES, ("shared-prefix attention", query.device, geometry),
     )  # fmt: skip

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from kernels.cuda.activation import KINDS, Activation, activate
 from kernels.cuda.device import multiprocessors
-from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
+from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier, with_stages
 
 MAX_ROWS = 64  # above, cuBLAS is at least as fast
 AHEAD_BYTES = 4 << 20  # of a matrix, fetched into L2 while the kernel before runs
@@ -157,12 +157,15 @@ def launch(
     early = starts_early(x.device)
     lanes = max(32 * tile.warps, tile.columns)
     ahead = fetched_ahead(weight, lanes // tile.columns) if early and columns <= AT_ONCE * sms else 0
-    _linear_kernel[(triton.cdiv(columns, tile.columns),)](
-        x, weight, weight if bias is None else bias, out, rows, x.stride(0), columns, depth, ahead,
-        ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES_=tile.stages, WEIGHTS_FIRST=tile.weights_first,
-        WHOLE=depth % tile.depth == 0, BIASED=bias is not None, GATED=gate is not None,
-        KIND=0 if gate is None else KINDS[gate], FETCHED=ahead > 0, LANES=lanes, num_warps=tile.warps,
-        **launch_arguments(early),
+    with_stages(
+        lambda stages: _linear_kernel[(triton.cdiv(columns, tile.columns),)](
+            x, weight, weight if bias is None else bias, out, rows, x.stride(0), columns, depth, ahead,
+            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES_=stages, WEIGHTS_FIRST=tile.weights_first,
+            WHOLE=depth % tile.depth == 0, BIASED=bias is not None, GATED=gate is not None,
+            KIND=0 if gate is None else KINDS[gate], FETCHED=ahead > 0, LANES=lanes, num_warps=tile.warps,
+            **launch_arguments(early),
+        ),
+        tile.stages, ("the product of a few rows", x.device, tile),
     )  # fmt: skip
 
 

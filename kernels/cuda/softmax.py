@@ -55,16 +55,30 @@ def merge_piece(top, total, acc, piece_top, piece_total, piece_acc):
 
 
 @triton.jit
+def rows_before(first, end, TILE: tl.constexpr, COPIED: tl.constexpr):
+    """How many rows of a tile to leave empty, so that a sequence's last tile ends where its keys do.
+
+    The tile copy engine reads nothing for rows before a block, but all of the stale ones behind a context. Keys move by
+    whole steps of the tensor cores, 16 of them, and a step of zeros changes no sum: the bits stay the same.
+    """
+    if COPIED:
+        return tl.maximum(first + TILE - end, 0) // 16 * 16
+    return first * 0
+
+
+@triton.jit
 def load_tile(
-    keys, values, table, first, end, kv_head, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, COPIED: tl.constexpr,
+    keys, values, table, first, end, before, kv_head, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values [TILE, DIM] at positions first:first + TILE; from ``end`` on zeros (COPIED: stale ones)."""
+    """Keys and values [TILE, DIM] at positions first:first + TILE; from ``end`` on zeros (COPIED: stale ones).
+
+    They stand ``before`` rows further down, behind others that mean nothing.
+    """
     if COPIED:
         block = tl.load(table + first // BLOCK_SIZE, mask=first < end, other=0)
-        slot = block * BLOCK_SIZE + first % BLOCK_SIZE
-        k = keys.load([slot, kv_head * HEAD_DIM])
-        v = values.load([slot, kv_head * HEAD_DIM])
+        k = tl.reshape(keys.load([block, first % BLOCK_SIZE - before, kv_head * HEAD_DIM]), [TILE, DIM])
+        v = tl.reshape(values.load([block, first % BLOCK_SIZE - before, kv_head * HEAD_DIM]), [TILE, DIM])
     else:
         key = first + tl.arange(0, TILE)
         dim = tl.arange(0, DIM)

@@ -11,11 +11,13 @@ from kernels.attention import AttentionBatch, CudaAttentionBatch, paged_attentio
 from kernels.cuda import shared_prefix
 from kernels.cuda.decode import decode_attention
 from kernels.cuda.decode_plan import DecodePlan, allocate_plan, plan_decode
+from kernels.cuda.geometry import Geometry
 from kernels.cuda.numerics import PIECE
 from kernels.cuda.prefill import SLOTS, allocate_split, prefill_attention, prefill_tiles
 from kernels.cuda.shared_prefix import SharedPrefixes, share_prefixes, shared_prefix_attention
 from kernels.kv_cache import LayerCache
 
+LLAMA = Geometry(32, 8, 128, torch.bfloat16)
 exact = pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter's matrix products depend on shapes")
 
 
@@ -36,6 +38,10 @@ class Case:
     @property
     def scale(self) -> float:
         return self.head_dim**-0.5
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.heads, self.kv_heads, self.head_dim, self.queries[0].dtype)
 
 
 def make(
@@ -120,7 +126,7 @@ def prefill(case: Case, last: int, chunk: int = 0) -> torch.Tensor:
         firsts = [max(n - last, 0) + begin for n in case.lengths]
         query = torch.cat([q[f : f + c] for q, f, c in zip(case.queries, firsts, counts, strict=True)])
         contexts = [f + c for f, c in zip(firsts, counts, strict=True)]
-        tiles = prefill_tiles(starts, contexts, case.heads, case.kv_heads, case.head_dim).to(query.device)
+        tiles = prefill_tiles(starts, contexts, case.geometry).to(query.device)
         out = torch.full_like(query, float("nan"))
         prefill_attention(query, case.cache, case.tables, tiles, case.scale, case.window, case.softcap, out)
         for i, count in enumerate(counts):
@@ -182,16 +188,16 @@ def test_whole_tiles_may_be_copied(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 280, 520])
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(("merged", "head_dim"), [(False, 64), (True, 64), (True, 256)])
 def test_shared_prefixes_change_nothing(
-    merged: bool, window: int, device: torch.device, dtype: torch.dtype, tolerance: float,
+    merged: bool, head_dim: int, window: int, device: torch.device, dtype: torch.dtype, tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(shared_prefix, "MERGED_FROM", 1 if merged else 99)
     common = 2 * PIECE + 16
     lengths = [common + 5, 2 * PIECE + 40, common + PIECE, 30, common + 1]
-    case = make(lengths, 4, 2, 64, device, dtype, common=common, window=window)
-    prefixes = share_prefixes([([4, 0, 1, 2], 2 * PIECE + 3)], len(lengths), 40, 2, device)
+    case = make(lengths, 4, 2, head_dim, device, dtype, common=common, window=window)
+    prefixes = share_prefixes([([4, 0, 1, 2], 2 * PIECE + 3)], len(lengths), 40, case.geometry, device)
     assert int(prefixes.counts) == (1 if merged else 2)
     assert prefixes.pieces.tolist() == [-2 if merged else 2] * 3 + [0] + [-2 if merged else 2]
     together, alone = decode(case, prefixes), decode(case)
@@ -204,13 +210,15 @@ def test_shared_prefixes_change_nothing(
 def test_a_large_group_is_merged_and_has_the_same_bits(device: torch.device, dtype: torch.dtype) -> None:
     lengths = [513 + i % 300 for i in range(400)]
     case = make(lengths, 8, 2, 64, device, dtype, block_size=64, common=512)
-    prefixes = share_prefixes([(range(400), 512)], 400, 900, 4, device)
+    prefixes = share_prefixes([(range(400), 512)], 400, 900, case.geometry, device)
     assert int(prefixes.counts) == 13
     assert torch.equal(decode(case, prefixes), decode(case))
 
 
 def test_groups_beyond_the_capacity_stay_unshared(device: torch.device) -> None:
-    prefixes = share_prefixes([([0, 1], 600), ([2, 3], 5000), ([4], 600)], 5, 4, 4, device)
+    prefixes = share_prefixes(
+        [([0, 1], 600), ([2, 3], 5000), ([4], 600)], 5, 4, Geometry(32, 8, 128, torch.bfloat16), device
+    )
     assert prefixes.pieces.tolist() == [2, 2, 0, 0, 0]
     assert int(prefixes.counts) == 2
 
@@ -263,13 +271,13 @@ def test_tiles_split_along_their_keys_give_the_same_bits(
     case = make([1030, 40, 1300], heads, kv_heads, head_dim, device, dtype, window=window, softcap=softcap)
     starts = [0, last, 2 * last, 3 * last]
     query = torch.cat([q[-last:] for q in case.queries])
-    tiles = prefill_tiles(starts, case.lengths, heads, kv_heads, head_dim, slots)
+    tiles = prefill_tiles(starts, case.lengths, case.geometry, slots)
     pieces = tiles[tiles[:, 6] >= 0]
     assert 2 <= len(pieces) <= slots
     assert sorted(pieces[:, 6].tolist()) == list(range(len(pieces)))
     tiles = torch.cat([tiles, torch.zeros(3, tiles.shape[1], dtype=torch.int32)]).to(device)  # padded, as in a graph
     out = torch.full_like(query, float("nan"))
-    scratch = allocate_split(kv_heads, head_dim, device)
+    scratch = allocate_split(case.geometry, device)
     prefill_attention(query, case.cache, case.tables, tiles, case.scale, window, softcap, out, scratch)
     assert torch.equal(out, prefill(case, last))
 
@@ -277,7 +285,7 @@ def test_tiles_split_along_their_keys_give_the_same_bits(
 def test_tiles_are_split_where_they_would_be_the_last_to_end() -> None:
     def pieces(lengths: list[int], tokens: int) -> int:
         starts = [i * tokens for i in range(len(lengths) + 1)]
-        return int((prefill_tiles(starts, lengths, 32, 8, 128, SLOTS)[:, 6] >= 0).sum())
+        return int((prefill_tiles(starts, lengths, LLAMA, SLOTS)[:, 6] >= 0).sum())
 
     assert pieces([2000], 32) == 8
     assert pieces([2000] + [200] * 8, 32) == 8
@@ -293,7 +301,7 @@ def _chunked(case: Case, chunk: int) -> torch.Tensor:
         for begin in range(0, n, chunk):
             stop = min(begin + chunk, n)
             query = case.queries[i][begin:stop].contiguous()
-            tiles = prefill_tiles([0, stop - begin], [stop], case.heads, case.kv_heads, case.head_dim)
+            tiles = prefill_tiles([0, stop - begin], [stop], case.geometry)
             out = torch.full_like(query, float("nan"))
             prefill_attention(
                 query, case.cache, case.tables[i : i + 1], tiles.to(query.device), case.scale, case.window,
@@ -318,7 +326,7 @@ def test_one_step_decodes_and_prefills(device: torch.device, dtype: torch.dtype,
     contexts = torch.tensor(case.lengths[:1], dtype=torch.int32, device=device)
     plan = allocate_plan(1, 2, 8, 128, 0, device)
     plan_decode(plan, contexts, torch.zeros_like(contexts))
-    tiles = prefill_tiles([1, 21], case.lengths[1:], 8, 2, 128).to(device)
+    tiles = prefill_tiles([1, 21], case.lengths[1:], case.geometry).to(device)
     batch = CudaAttentionBatch(1, case.tables[:1], contexts, plan, prefill_tables=case.tables[1:], tiles=tiles)
     query = torch.cat([case.queries[0][-1:], case.queries[1][-20:]])
     result = paged_attention(query, case.cache, batch, case.scale, 0, dtype)
