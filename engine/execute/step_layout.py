@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from engine.schedule.plan import Slice, StepPlan
 from kernels.cuda.geometry import Geometry
 from kernels.cuda.options import kernel_options
 from kernels.cuda.prefill import RECORD, SLOTS, prefill_tiles
+from kernels.cuda.step_inputs import ALIGNED
 
 Ints = npt.NDArray[np.int32]
 BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
@@ -38,18 +41,25 @@ class StepShape:
     split: bool = False
     shared: bool = False
 
+    @cached_property
+    def places(self) -> dict[str, slice]:
+        """Where each input lies in one buffer of int32."""
+        lengths = {"positions": self.tokens, "owners": self.tokens}
+        if self.tiles:
+            lengths |= {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": RECORD * self.tiles}
+        begins = accumulate((-(-length // ALIGNED) * ALIGNED for length in lengths.values()), initial=0)
+        return {name: slice(begin, begin + lengths[name]) for name, begin in zip(lengths, begins, strict=False)}
+
     @property
-    def sections(self) -> dict[str, int]:
-        """Length of each input, in the order in which they lie in one buffer of int32."""
-        tokens = {"positions": self.tokens, "owners": self.tokens}
-        if not self.tiles:
-            return tokens
-        return tokens | {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": RECORD * self.tiles}
+    def size(self) -> int:
+        """Numbers of the buffer."""
+        *_, last = self.places.values()
+        return int(last.stop)
 
 
 @dataclass(frozen=True)
 class StepLayout:
-    """A step on the host: its shape, its numbers [sum of the sections], and the slices that its rows are for."""
+    """A step on the host: its shape, its numbers [shape.size], and the slices that its rows are for."""
 
     shape: StepShape
     numbers: Ints
@@ -91,14 +101,12 @@ def lay_out(
 
 def named(numbers: Ints, shape: StepShape) -> dict[str, Ints]:
     """Views of a step's numbers by name."""
-    stops = np.cumsum(list(shape.sections.values()))[:-1]
-    return dict(zip(shape.sections, np.split(numbers, stops), strict=True))
+    return {name: numbers[place] for name, place in shape.places.items()}
 
 
 def sections(numbers: torch.Tensor, shape: StepShape) -> dict[str, torch.Tensor]:
-    """The same on the device: numbers [sum of the sections] int32."""
-    lengths = shape.sections
-    return dict(zip(lengths, numbers.split(list(lengths.values())), strict=True))
+    """The same on the device: numbers [shape.size] int32."""
+    return {name: numbers[place] for name, place in shape.places.items()}
 
 
 def bucket_of(count: int) -> int:
@@ -130,7 +138,7 @@ def _mixed_shape(
 
 def _padding(shape: StepShape, row: int) -> Ints:
     """The numbers of a step without a token: nobody's row, no programs, no ends."""
-    numbers = np.zeros(sum(shape.sections.values()), np.int32)
+    numbers = np.zeros(shape.size, np.int32)
     inputs = named(numbers, shape)
     inputs["owners"][:] = row
     if shape.tiles:

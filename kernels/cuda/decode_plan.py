@@ -12,6 +12,8 @@ import triton.language as tl
 from kernels.cuda.launch import launch_arguments, starts_early, wait_for_earlier
 from kernels.cuda.numerics import KEY_TILE, PIECE
 
+LISTED = 64  # sequences that the smallest kernel lists: few sizes are compiled
+
 
 @dataclass(frozen=True)
 class DecodePlan:
@@ -58,7 +60,7 @@ def first_piece(context, window, PIECE_: tl.constexpr):
     return tl.where(window > 0, tl.maximum(context - window, 0) // PIECE_, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"])
 def _plan_kernel(
     contexts,
     shared,
@@ -121,7 +123,7 @@ def plan_decode(plan: DecodePlan, context_lens: torch.Tensor, shared_pieces: tor
         plan.counts,
         sequences,
         plan.window,
-        SEQUENCES=triton.next_power_of_2(sequences),
+        SEQUENCES=max(LISTED, triton.next_power_of_2(sequences)),
         PIECE_=PIECE,
         TILE=KEY_TILE,
         num_warps=4,

@@ -25,7 +25,7 @@ def _store(base, offset, i, value, mask, START: tl.constexpr):
     tl.store(base + offset[:, None] + START + i[None, :], value.to(base.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _rope_cache_kernel(
     qkv,  # [tokens, HEADS + 2 * KV_HEADS, HEAD_DIM]
     positions, slots,

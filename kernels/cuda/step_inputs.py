@@ -10,12 +10,13 @@ import triton.language as tl
 from kernels.step_inputs import RequestRows, RowInputs, TokenInputs
 
 ROWS = 128  # rows per program
+ALIGNED = 4  # numbers; columns begin at multiples, as kernels are compiled anew for pointers that are less aligned
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _token_kernel(
-    positions, owners, ids, decoding, tables, last, tokens, slots, contexts, decode_tables, padding, width,
-    CAPACITY: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, MIXED: tl.constexpr,
+    positions, owners, ids, decoding, tables, last, tokens, slots, contexts, decode_tables, padding, width, capacity,
+    BLOCK_SIZE: tl.constexpr, WIDTH: tl.constexpr, MIXED: tl.constexpr,
 ):  # fmt: skip
     """One token: its id, its slot, and, where it may decode, its context and block table."""
     i = tl.program_id(0)
@@ -31,7 +32,7 @@ def _token_kernel(
     block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
     tl.store(tokens + i, tl.where(used, token, 0))
     tl.store(slots + i, tl.where(used, block * BLOCK_SIZE + position % BLOCK_SIZE, -1))
-    if i < CAPACITY:
+    if i < capacity:
         tl.store(contexts + i, tl.where(decodes, position + 1, 0))
         used_width = tl.where(decodes, position // BLOCK_SIZE + 1, 0)
         for first in range(0, used_width, WIDTH):
@@ -40,10 +41,10 @@ def _token_kernel(
             tl.store(decode_tables + i.to(tl.int64) * width + n, blocks, mask=n < used_width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "stride"])
 def _row_kernel(
     positions, owners, ends, seeds, top_k, floats, at, mine, row_floats, row_top_k, row_seeds, row_positions, count,
-    padding, GATHERED: tl.constexpr, ROWS_: tl.constexpr,
+    stride, padding, GATHERED: tl.constexpr, ROWS_: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS_ + tl.arange(0, ROWS_)
     live = row < count
@@ -56,7 +57,7 @@ def _row_kernel(
     tl.store(mine + row, owner.to(tl.int64), mask=live)
     for column in tl.static_range(3):
         value = tl.load(floats + column * (padding + 1) + owner, mask=live, other=0.0)
-        tl.store(row_floats + column * count + row, value, mask=live)
+        tl.store(row_floats + column * stride + row, value, mask=live)
     tl.store(row_top_k + row, tl.load(top_k + owner, mask=live, other=0), mask=live)
     tl.store(row_seeds + row, tl.load(seeds + owner, mask=live, other=0), mask=live)
     position = tl.load(positions + token, mask=live, other=0)
@@ -81,7 +82,7 @@ def token_inputs(
     unread = positions
     _token_kernel[(count,)](
         positions, owners, unread if ids is None else ids, unread if decoding is None else decoding, rows.tables,
-        rows.last, tokens, slots, contexts, tables, rows.last.shape[0] - 1, width, CAPACITY=capacity,
+        rows.last, tokens, slots, contexts, tables, rows.last.shape[0] - 1, width, capacity,
         BLOCK_SIZE=block_size, WIDTH=128, MIXED=ids is not None, num_warps=1,
     )  # fmt: skip
     return TokenInputs(tokens, slots, contexts, tables)
@@ -92,12 +93,13 @@ def row_inputs(
 ) -> RowInputs:
     """``kernels.step_inputs.row_inputs``."""
     device, count = positions.device, (owners if ends is None else ends).shape[0]
-    at, mine, seeds, draws = torch.empty(4, count, dtype=torch.int64, device=device)
-    floats = torch.empty(3, count, device=device)
+    stride = -(-count // ALIGNED) * ALIGNED
+    at, mine, seeds, draws = torch.empty(4, stride, dtype=torch.int64, device=device)[:, :count]
+    floats = torch.empty(3, stride, device=device)[:, :count]
     top_k = torch.empty(count, dtype=torch.int32, device=device)
     _row_kernel[(triton.cdiv(count, ROWS),)](
         positions, owners, owners if ends is None else ends, rows.seeds, rows.top_k, rows.floats, at, mine, floats,
-        top_k, seeds, draws, count, rows.last.shape[0] - 1, GATHERED=ends is not None, ROWS_=ROWS, num_warps=4,
+        top_k, seeds, draws, count, stride, rows.last.shape[0] - 1, GATHERED=ends is not None, ROWS_=ROWS, num_warps=4,
     )  # fmt: skip
     temperature, top_p, min_p = floats
     return RowInputs(at, mine, temperature, top_k, top_p, min_p, seeds, draws)

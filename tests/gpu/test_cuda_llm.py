@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
 from benchmarks.correctness import random_prompts
 from benchmarks.gpu_workloads import write_model
@@ -53,6 +54,19 @@ def test_after_sleep_tokens_are_the_same_and_graphs_are_captured_anew(llm: LLM, 
     assert llm.wake_up()
     assert tokens(llm) == before
     assert tokens(llm) == before  # by the graphs that the first time captured
+
+
+def test_eager_steps_of_other_sizes_compile_nothing_anew(
+    llm: LLM, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tokens(llm)
+    llm.close()
+    with LLM(str(model), enforce_eager=True, **ARGS) as eager:
+        assert tokens(eager) == expected
+        compiled: list[str] = []
+        monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", lambda *, repr, **_: compiled.append(repr))
+        eager.generate(PROMPTS[:37], [SamplingParams(max_tokens=5 + i, ignore_eos=True) for i in range(37)])
+        assert compiled == []
 
 
 async def streamed(engine: AsyncLLM, number: int) -> tuple[int, ...]:
