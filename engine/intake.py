@@ -60,7 +60,8 @@ class Intake:
         except ParameterError as error:
             raise InputError(str(error)) from None
         self._check(prompt, params)
-        model, stop_ids = self._model, self._stop_ids(params)
+        model, eos_ids = self._model, frozenset() if params.ignore_eos else self._model.eos_ids
+        stop_ids = eos_ids.union(params.stop_token_ids or ())
         bad_words = self._bad_words.sequences(params.bad_words or ())
         check_choice(params, stop_ids, bad_words)
         room = model.max_model_len - len(prompt.token_ids)
@@ -76,6 +77,7 @@ class Intake:
                 params=params if child == 0 else rest,  # the prompt is scored once
                 max_output=room if params.max_tokens is None else min(params.max_tokens, room),
                 stop_ids=stop_ids,
+                eos_ids=eos_ids,
                 seed=(seed + child) & MAX_SEED,
                 priority=prompt.priority,
                 salt=prompt.cache_salt.encode("utf-8", "surrogatepass"),  # any string will do
@@ -112,8 +114,3 @@ class Intake:
         check_token_ids(prompt, params, self._model.vocab_size)
         if params.stop_strings and self._tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
-
-    def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        """Ids that end the request's output."""
-        stop_ids = frozenset(params.stop_token_ids or ())
-        return stop_ids if params.ignore_eos else stop_ids | self._model.eos_ids

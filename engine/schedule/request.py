@@ -38,6 +38,7 @@ class Request:
         params: sampling parameters.
         max_output: most output tokens, already cut to the model's length.
         stop_ids: token ids that end the output.
+        eos_ids: those of them that the model ends a sequence with: they are no ``stop_reason``.
         seed: of the request's noise.
         priority: lower runs first under the ``priority`` policy.
         salt: separates prefix cache entries of equal tokens.
@@ -49,6 +50,7 @@ class Request:
     params: SamplingParams
     max_output: int
     stop_ids: frozenset[int] = frozenset()
+    eos_ids: frozenset[int] = frozenset()
     seed: int = 0
     priority: int = 0
     salt: bytes = b""

@@ -253,8 +253,7 @@ def _reached_end(request: Request, produced: int) -> bool:
     token = request.output[produced - 1]
     if token in request.stop_ids and produced >= max(request.params.min_tokens, 1):
         request.finish_reason = "stop"
-        explicit = request.params.stop_token_ids or ()
-        request.stop_reason = token if token in explicit else None
+        request.stop_reason = None if token in request.eos_ids else token
     elif produced >= request.max_output:
         request.finish_reason = "length"
     return request.finish_reason is not None

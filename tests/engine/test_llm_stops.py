@@ -36,6 +36,10 @@ def test_end_of_sequence_stops_and_stays_out_of_the_text(smol: LLM) -> None:
     assert "Paris" in one.text
     assert "<|im_end|>" not in one.text
     ids = {"prompt_token_ids": ended.prompt_token_ids}
+    named = complete(smol, ids, max_tokens=40, stop_token_ids=[2])
+    assert (named.token_ids, named.stop_reason) == (one.token_ids, None), "as without naming it"
+    asked = complete(smol, ids, max_tokens=40, stop_token_ids=[2], ignore_eos=True)
+    assert (asked.token_ids, asked.stop_reason) == (one.token_ids, 2)
     more = complete(smol, ids, max_tokens=len(one.token_ids) + 2, ignore_eos=True)
     assert more.token_ids[: len(one.token_ids)] == one.token_ids
     assert more.finish_reason == "length"

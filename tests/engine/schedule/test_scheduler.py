@@ -173,8 +173,8 @@ def test_finish_while_a_step_is_computed_drops_its_result() -> None:
 
 def test_stop_ids_end_a_request_after_min_tokens_and_name_the_id() -> None:
     params = SamplingParams(min_tokens=2, stop_token_ids=[5])
-    one = request(0, [1], 9, stop_ids=frozenset({5, 6}), params=params)
-    other = request(1, [1], 9, stop_ids=frozenset({5, 6}), params=params)
+    ends = {"stop_ids": frozenset({5, 6}), "eos_ids": frozenset({6})}
+    one, other = (request(index, [1], 9, params=params, **ends) for index in range(2))
     scheduler = Scheduler(limits())
     scheduler.add(one)
     scheduler.add(other)
