@@ -25,6 +25,7 @@ from engine.outputs import (
 )
 from engine.params import (
     BeamSearchParams,
+    EmbedsPrompt,
     ParameterError,
     PoolingParams,
     RequestOutputKind,
@@ -62,6 +63,7 @@ __all__ = [
     "Embedding",
     "EmbeddingOutput",
     "EmbeddingRequestOutput",
+    "EmbedsPrompt",
     "EngineArgs",
     "EngineDeadError",
     "EngineStats",

@@ -35,6 +35,7 @@ FLAGS: Mapping[str, type] = {
     "split_prefill": bool,
     "programmatic_launch": bool,
     "skip_tokenizer_init": bool,
+    "enable_prompt_embeds": bool,
 }
 OPTIONAL_FLAGS = ("enable_chunked_prefill", "enable_prefix_caching", "async_scheduling")  # vLLM's None: as by default
 
@@ -90,6 +91,7 @@ class EngineArgs(PeerArgs):
             same to the bit; ``None`` drafts nothing.
         device: ``auto`` takes CUDA where there is one.
         skip_tokenizer_init: run on token ids alone.
+        enable_prompt_embeds: allow prompts that are embeddings instead of tokens (``prompt_embeds``).
         trust_remote_code: no code that comes with a model is ever run, so this permission changes nothing.
         enable_sleep_mode: ``sleep`` is always there.
         disable_log_stats: ``get_metrics`` is always there.
@@ -138,6 +140,7 @@ class EngineArgs(PeerArgs):
     speculative_config: Mapping[str, Any] | None = None
     device: str = "auto"
     skip_tokenizer_init: bool = False
+    enable_prompt_embeds: bool = False
 
     def __post_init__(self) -> None:
         self.check_peer_args()

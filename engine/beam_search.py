@@ -70,8 +70,9 @@ class BeamSearch:
     def search(self, prompts: Sequence[Prompt]) -> Iterator[list[BeamSearchOutput] | None]:
         """Yields ``None`` after each token, and at last the outputs in the order of the prompts."""
         searches = [_Search(prompt) for prompt in prompts]
-        outputs = self._run([search.prompt for search in searches], self._sampling)
-        for search, output in zip(searches, outputs, strict=True):
+        begun = [search for search in searches if _can_go_on(search)]
+        outputs = self._run([search.prompt for search in begun], self._sampling)
+        for search, output in zip(begun, outputs, strict=True):
             search.error, search.length = output.error, len(output.prompt_token_ids)
             if output.error is None:
                 self._grow(search, [(_Beam(tuple(output.prompt_token_ids)), output)])
@@ -148,6 +149,13 @@ class BeamSearch:
         text = self._tokenizer.decode(ids, self._params.skip_special_tokens)
         shown = beam.end is not None and self._params.include_stop_str_in_output
         return text + self._tokenizer.token_text(beam.tokens[-1]) if shown else text
+
+
+def _can_go_on(search: _Search) -> bool:
+    """Whether beams can be prompts again, which are tokens; else the search has its error."""
+    if isinstance(search.prompt, Mapping) and search.prompt.get("prompt_embeds") is not None:
+        search.error = "beam_search needs a prompt of text or tokens, not prompt_embeds"
+    return search.error is None
 
 
 def _continued(prompt: Prompt, beam: _Beam) -> Prompt:

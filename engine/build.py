@@ -233,6 +233,7 @@ def _generation(
         eos_ids=known,
         seed=args.seed,
         costs=DecoderCosts.of(spec, decoder.dtype.itemsize, decoder.dtype.itemsize),
+        embedding_size=spec.hidden_size if args.enable_prompt_embeds else None,
     )
     proposer = Proposer(drafting) if drafting else None
     limits = _limits(args, sizes, blocks, slots)

@@ -14,6 +14,7 @@ from engine.seeds import derive_seed
 from engine.structured.compiler import Grammar, GrammarCompiler
 from engine.text.bad_words import BadWords
 from engine.text.inputs import Input, InputError
+from engine.text.prompt_embeds import embeds_salt
 from engine.text.tokenizer import Tokenizer
 from engine.token_checks import check_choice, check_token_ids
 
@@ -22,13 +23,17 @@ MAX_SEED = (1 << 63) - 1  # seeds of any size are cut to 63 bits: tensors hold t
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationModel:
-    """What the engine knows of the model beside its weights."""
+    """What the engine knows of the model beside its weights.
+
+    ``embedding_size``: values of a token's embedding where prompts may be embeddings, ``None`` where they may not.
+    """
 
     vocab_size: int
     max_model_len: int
     eos_ids: frozenset[int]
     seed: int
     costs: DecoderCosts
+    embedding_size: int | None = None
 
 
 class Intake:
@@ -68,6 +73,8 @@ class Intake:
         seed = params.seed
         if seed is None:
             seed = derive_seed(model.seed, index if seed_index is None else seed_index)
+        salt = prompt.cache_salt.encode("utf-8", "surrogatepass")  # any string will do
+        salt = salt if prompt.embeds is None else embeds_salt(salt, prompt.embeds)
         rest = replace(params, prompt_logprobs=None) if params.prompt_logprobs is not None else params
         return [
             Request(
@@ -80,8 +87,9 @@ class Intake:
                 eos_ids=eos_ids,
                 seed=(seed + child) & MAX_SEED,
                 priority=prompt.priority,
-                salt=prompt.cache_salt.encode("utf-8", "surrogatepass"),  # any string will do
+                salt=salt,
                 bad_words=bad_words,
+                embeds=prompt.embeds,
             )
             for child in range(params.n)
         ]
@@ -112,5 +120,16 @@ class Intake:
                 f"the prompt has {len(ids)} tokens; max_model_len={limit} leaves room for at most {limit - 1}"
             )
         check_token_ids(prompt, params, self._model.vocab_size)
+        if prompt.embeds is not None:
+            self._check_embeds(prompt.embeds.shape[1], params)
         if params.stop_strings and self._tokenizer is None:
             raise InputError("stop strings need a tokenizer, but skip_tokenizer_init is set: use stop_token_ids")
+
+    def _check_embeds(self, size: int, params: SamplingParams) -> None:
+        wanted = self._model.embedding_size
+        if wanted is None:
+            raise InputError("prompt_embeds needs enable_prompt_embeds=True among the engine's arguments")
+        if size != wanted:
+            raise InputError(f"prompt_embeds has {size} values for a token; the model's hidden size is {wanted}")
+        if params.prompt_logprobs is not None:
+            raise InputError("prompt_logprobs needs a prompt of tokens, not prompt_embeds")

@@ -66,6 +66,8 @@ class PoolingCore:
         """
         side = "right" if self.tokenizer is None else self.tokenizer.truncation_side
         prompt = prompt.kept(params.truncate_prompt_tokens, self.max_model_len, side)
+        if prompt.embeds is not None:
+            raise InputError("prompt_embeds goes with generation only: a pooling model reads tokens")
         tokens, vocab, hidden = prompt.token_ids, self.encoder.spec.vocab_size, self.encoder.spec.hidden_size
         if not tokens:
             raise InputError("the prompt is empty: it must have at least one token")

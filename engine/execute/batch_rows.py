@@ -49,6 +49,7 @@ class BatchRows:
         self.processed: set[Request] = set()  # those whose logits are changed before the draw
         self.scored: set[Request] = set()  # those that ask for log-probabilities
         self.filtering: set[Request] = set()  # those that leave tokens out
+        self.given: set[Request] = set()  # those whose prompts came as embeddings
         self._rows: dict[Request, Row] = {}
         self._free = list(range(max_seqs - 1, -1, -1))
 
@@ -77,6 +78,8 @@ class BatchRows:
                 self.processed.add(part.request)
             if part.request.params.logprobs is not None:
                 self.scored.add(part.request)
+            if part.request.embeds is not None:
+                self.given.add(part.request)
             if part.request.params.filters:
                 self.filtering.add(part.request)
         cells: list[tuple[int, int, int]] = []
@@ -95,7 +98,7 @@ class BatchRows:
         for request, row in list(self._rows.items()):
             if request.status is not Status.RUNNING or request.preemptions != row.epoch:
                 self._free.append(self._rows.pop(request).number)
-                for group in (self.processed, self.scored, self.filtering):
+                for group in (self.processed, self.scored, self.filtering, self.given):
                     group.discard(request)
 
     def _send_parameters(self, new: Sequence[tuple[int, Request]]) -> None:

@@ -19,12 +19,13 @@ from engine.execute.launched import Launched, start_clock
 from engine.execute.logits_processing import LogitsProcessor, Masks, Words, is_processed
 from engine.execute.logprobs import RowLogprobs
 from engine.execute.model_runner import score_prompt
+from engine.execute.prompt_embeds import given_rows, is_given
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
 from engine.execute.step_layout import StepLayout, StepShape, lay_out, row_bucket, sections
 from engine.execute.transfer import Parcel, pinned, to_device
 from engine.execute.verify import Rows
-from engine.model.decoder import Decoder, DecoderBatch
+from engine.model.decoder import Decoder, DecoderBatch, GivenRows
 from engine.schedule.plan import Slice, StepPlan
 from engine.schedule.request import Request
 from kernels.attention import CudaAttentionBatch
@@ -91,10 +92,11 @@ class CudaModelRunner:
         began = start_clock(self.device)
         self._follow([*layout.sampling, *plan.forked])
         scored: dict[Request, Sequence[RowLogprobs]] = {}
-        if self._graphs is not None and self._captured(others):
+        if self._graphs is not None and self._captured(decoding, others):
             computed = self._graphs.run(layout.shape, pinned(numbers))
         else:
-            computed = self._step(layout.shape, to_device(layout.numbers, self.device))
+            given = given_rows([*decoding, *others], self.device, self.model.dtype)
+            computed = self._step(layout.shape, to_device(layout.numbers, self.device), given)
             scored = self._score_prompts(computed.hidden, len(decoding), others)
         sources = rows.with_leaders(plan) if plan.forks else None
         if sources is not None:
@@ -143,19 +145,21 @@ class CudaModelRunner:
         return decoding, others
 
     def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
-        padded = self._graphs is not None and self._captured(others)
+        padded = self._graphs is not None and self._captured(decoding, others)
         layout = lay_out(plan, decoding, others, self._rows, self._geometry, padded)
         shared = self._shared is not None and self._shared.follow(decoding)
         return replace(layout, shape=replace(layout.shape, shared=shared))
 
-    def _captured(self, others: Sequence[Slice]) -> bool:
-        """Whether a step with these slices of prompts is replayed: not where the prompts themselves are scored."""
-        return not any(_scored(part) for part in others) and _tokens(others) <= LARGEST_CAPTURED
+    def _captured(self, decoding: Sequence[Slice], others: Sequence[Slice]) -> bool:
+        """Whether a step with these slices is replayed: not where prompts are scored, or came as embeddings."""
+        if any(_scored(part) for part in others) or _tokens(others) > LARGEST_CAPTURED:
+            return False
+        return not (self._rows.given and any(is_given(part) for part in (*decoding, *others)))
 
-    def _step(self, shape: StepShape, numbers: torch.Tensor) -> Computed:
+    def _step(self, shape: StepShape, numbers: torch.Tensor, given: GivenRows | None = None) -> Computed:
         """A step from its numbers to its tokens, all on the device; only launches, so that it can be captured."""
         inputs = sections(numbers, shape)
-        hidden = self.model.hidden_states(self._batch(shape, inputs), self.caches)
+        hidden = self.model.hidden_states(replace(self._batch(shape, inputs), given=given), self.caches)
         if not shape.rows:
             return Computed(hidden, hidden[:0], torch.empty(0, dtype=torch.int64, device=self.device))
         rows = row_inputs(self._rows.state, inputs["positions"], inputs["owners"], inputs.get("ends"))

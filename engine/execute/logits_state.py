@@ -200,8 +200,8 @@ def _offsets(request: Request) -> tuple[float, dict[int, float]]:
 
 
 def _occurrences(request: Request) -> dict[int, float]:
-    """Twice how often each token stands in the output, plus 1 where it stands in the prompt."""
-    cells = dict.fromkeys(request.prompt, 1.0)
+    """Twice how often each token stands in the output, plus 1 where it stands in the prompt, if that has tokens."""
+    cells = dict.fromkeys(request.prompt if request.embeds is None else (), 1.0)
     for token, count in Counter(request.output).items():
         cells[token] = cells.get(token, 0) + 2 * count
     return cells

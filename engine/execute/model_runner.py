@@ -10,6 +10,7 @@ import torch
 
 from engine.execute.logits_processing import Masks
 from engine.execute.logprobs import ROWS, RowLogprobs, in_order
+from engine.execute.prompt_embeds import given_rows
 from engine.execute.runner import StepResult
 from engine.execute.sampler import Sampler
 from engine.execute.transfer import to_device
@@ -119,6 +120,7 @@ class ModelRunner:
             positions=at.to(self.device),
             slots=slots.to(self.device),
             attention=AttentionBatch(starts, [part.stop for part in slices], tables.to(self.device)),
+            given=given_rows(slices, self.device, self.model.dtype),
         )
 
 

@@ -18,6 +18,14 @@ from kernels.rope_cache import HeadNorm, rope_and_cache
 
 
 @dataclass(frozen=True)
+class GivenRows:
+    """Embeddings that the caller gave in place of token ids."""
+
+    rows: torch.Tensor  # [given] int64, of the step's tokens
+    values: torch.Tensor  # [given, hidden] in the model's dtype
+
+
+@dataclass(frozen=True)
 class DecoderBatch:
     """The tokens of one step, laid out one sequence after the other."""
 
@@ -25,6 +33,14 @@ class DecoderBatch:
     positions: torch.Tensor  # [tokens] int64
     slots: torch.Tensor  # [tokens] int64
     attention: AttentionBatch | CudaAttentionBatch
+    given: GivenRows | None = None
+
+    def embedded(self, table: torch.Tensor) -> torch.Tensor:
+        """The tokens' embeddings [tokens, hidden] by the model's table [vocab, hidden], or as given."""
+        x = table[self.tokens]
+        if self.given is not None:
+            x[self.given.rows] = self.given.values
+        return x
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class Decoder:
     def hidden_states(self, batch: DecoderBatch, caches: Iterable[LayerCache]) -> torch.Tensor:
         """Compute one step up to the output head: [tokens, hidden], normalised."""
         spec, eps = self.spec, self.spec.norm_eps
-        x = self.embedding[batch.tokens]  # [tokens, hidden]
+        x = batch.embedded(self.embedding)  # [tokens, hidden]
         residual = torch.zeros_like(x)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.qkv(add_rms_norm(x, residual, layer.input_norm, eps))

@@ -23,5 +23,17 @@ class TokensPrompt(TypedDict):
     priority: NotRequired[int]
 
 
+class EmbedsPrompt(TypedDict):
+    """A prompt as embeddings, a tensor [tokens, hidden]; ``prompt``, its text, is only given back."""
+
+    prompt_embeds: Any
+    prompt: NotRequired[str | None]
+    cache_salt: NotRequired[str | None]
+    priority: NotRequired[int]
+
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""Text, token ids, or a mapping with ``prompt``, ``prompt_token_ids`` or ``messages``: see engine.text.inputs."""
+"""Text, token ids, or a mapping with ``prompt``, ``prompt_token_ids``, ``prompt_embeds`` or ``messages``.
+
+``engine.text.inputs`` reads them.
+"""

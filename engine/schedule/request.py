@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from engine.params import SamplingParams
 
@@ -34,7 +35,7 @@ class Request:
     Args:
         index: arrival order; with ``child`` it names the request.
         child: which of the prompt's ``params.n`` completions this is.
-        prompt: token ids.
+        prompt: token ids; zeros where it came as ``embeds``.
         params: sampling parameters.
         max_output: most output tokens, already cut to the model's length.
         stop_ids: token ids that end the output.
@@ -43,6 +44,7 @@ class Request:
         priority: lower runs first under the ``priority`` policy.
         salt: separates prefix cache entries of equal tokens.
         bad_words: sequences of token ids whose last one is not drawn where the output ends with those before it.
+        embeds: a tensor [prompt tokens, hidden] in place of the prompt's token ids.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Request:
     salt: bytes = b""
     child: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
+    embeds: Any = None
 
     arrival: int = 0
     place: tuple[int, ...] = ()

@@ -78,8 +78,9 @@ class Proposer:
 
 
 def drafts_are_checked(request: Request) -> bool:
-    """Whether a step can draw several of the request's tokens: not where a grammar's state follows each of them."""
-    return request.params.structured_outputs is None
+    """Whether a step can draw several of the request's tokens: not where a grammar's state follows each of them, and
+    not behind a prompt without tokens, from which nothing can be guessed."""
+    return request.params.structured_outputs is None and request.embeds is None
 
 
 def _look_up(request: Request, index: NgramIndex, count: int) -> list[int]:

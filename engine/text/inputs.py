@@ -15,13 +15,13 @@ from engine.text.tokenizer import Tokenizer
 
 CHAT_KEYS = tuple(ChatOptions.__dataclass_fields__)
 REPLY_KEYS = ("reasoning_parser", "tool_parser")
-KEYS = ("prompt", "prompt_token_ids", "messages", *CHAT_KEYS, *REPLY_KEYS, "cache_salt", "priority")
+KINDS = ("prompt", "prompt_token_ids", "messages", "prompt_embeds")
+KEYS = (*KINDS, *CHAT_KEYS, *REPLY_KEYS, "cache_salt", "priority")
 # Keys of vLLM's prompts that ask for what no model here does.
 REFUSED: Mapping[str, str] = {
     "multi_modal_data": "models here read text only",
     "multi_modal_uuids": "models here read text only",
     "mm_processor_kwargs": "models here read text only",
-    "prompt_embeds": "prompts are text or token ids",
     "encoder_prompt": "there are no encoder-decoder models here",
     "decoder_prompt": "there are no encoder-decoder models here",
 }
@@ -42,6 +42,7 @@ class Input:
         priority: lower runs first under the ``priority`` policy.
         ends: how many special tokens the tokenizer put before and after the text.
         reply: how the answer is to be parsed, if at all.
+        embeds: a tensor [tokens, hidden] that stands in for the token ids, which are zeros then.
     """
 
     token_ids: list[int]
@@ -50,6 +51,7 @@ class Input:
     priority: int = 0
     ends: tuple[int, int] = (0, 0)
     reply: ReplyFormat | None = None
+    embeds: Any = None
 
     def kept(self, asked: int | None, limit: int, side: str = "left") -> Input:
         """The prompt as ``truncate_prompt_tokens`` asks for it: all of it for ``None``, ``limit`` tokens for -1.
@@ -74,8 +76,9 @@ class Input:
                 f"truncate_prompt_tokens={keep} leaves no room for text beside {before + after} special tokens"
             )
         start = before + (inner - room if side == "left" else 0)
-        ids = self.token_ids
-        return replace(self, token_ids=[*ids[:before], *ids[start : start + room], *ids[len(ids) - after :]])
+        ids, embeds = self.token_ids, None if self.embeds is None else self.embeds[start : start + room]
+        ids = [*ids[:before], *ids[start : start + room], *ids[len(ids) - after :]]
+        return replace(self, token_ids=ids, embeds=embeds)
 
 
 class _Text(NamedTuple):
@@ -100,6 +103,8 @@ def read_inputs(prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> list[
             fields = _fields(prompt)
             if "prompt_token_ids" in fields:
                 results[at] = _input(fields, _token_ids(fields), _text_beside(fields))
+            elif "prompt_embeds" in fields:
+                results[at] = _embedded(fields)
             elif "messages" in fields:
                 rendered.append(_rendered(at, fields, tokenizer))
             else:
@@ -128,9 +133,10 @@ def _fields(prompt: Prompt) -> Mapping[str, Any]:
     unknown = [key for key in prompt if key not in KEYS]
     if unknown:
         raise InputError(f"prompt key {unknown[0]!r} is not supported; supported are {', '.join(KEYS)}")
-    given = [key for key in ("prompt", "prompt_token_ids", "messages") if key in prompt]
-    if len(given) != 1 and given != ["prompt", "prompt_token_ids"]:  # vLLM's token ids may have their text beside them
-        raise InputError("a prompt must have exactly one of prompt, prompt_token_ids and messages")
+    given = [key for key in KINDS if key in prompt]
+    if len(given) != 1 and given not in (["prompt", "prompt_token_ids"], ["prompt", "prompt_embeds"]):
+        # as in vLLM, where token ids and embeddings may have their text beside them
+        raise InputError("a prompt must have exactly one of prompt, prompt_token_ids, messages and prompt_embeds")
     stray = None if "messages" in prompt else next((key for key in (*CHAT_KEYS, *REPLY_KEYS) if key in prompt), None)
     if stray is not None:
         raise InputError(f"prompt key {stray!r} goes with messages only")
@@ -164,11 +170,18 @@ def _token_ids(fields: Mapping[str, Any]) -> list[int]:
     return [int(x) for x in ids]  # NumPy's
 
 
+def _embedded(fields: Mapping[str, Any]) -> Input:
+    from engine.text.prompt_embeds import read_embeds
+
+    embeds = read_embeds(fields["prompt_embeds"])
+    return replace(_input(fields, [0] * len(embeds), _text_beside(fields)), embeds=embeds)
+
+
 def _text_beside(fields: Mapping[str, Any]) -> str | None:
-    """The text that a caller says token ids are."""
+    """The text that a caller says token ids or embeddings are."""
     text = fields.get("prompt")
     if text is not None and not isinstance(text, str):
-        raise InputError(f"prompt beside prompt_token_ids must be their text, not {text!r:.80}")
+        raise InputError(f"prompt beside prompt_token_ids or prompt_embeds must be their text, not {text!r:.80}")
     return text
 
 

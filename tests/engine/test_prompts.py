@@ -185,9 +185,7 @@ def test_truncated_keeps_both_ends() -> None:
 # Options
 
 
-@pytest.mark.parametrize(
-    "key", ["multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "prompt_embeds", "encoder_prompt"]
-)
+@pytest.mark.parametrize("key", ["multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "encoder_prompt"])
 def test_prompt_options_that_are_refused_are_named(smol: LLM, key: str) -> None:
     good, bad = outputs(smol, [{"prompt": "a", key: None}, {"prompt": "a", key: {"image": 1}}], greedy(max_tokens=1))
     assert good.error is None

@@ -15,7 +15,8 @@ from tests.engine.null_model import drain, null_llm, run, serve
 
 NAMES = (
     "LLM", "SamplingParams", "PoolingParams", "AsyncLLMEngine", "AsyncEngineArgs", "EngineArgs", "TextPrompt",
-    "TokensPrompt", "PromptType", "RequestOutput", "CompletionOutput", "PoolingOutput", "PoolingRequestOutput",
+    "TokensPrompt", "EmbedsPrompt",
+    "PromptType", "RequestOutput", "CompletionOutput", "PoolingOutput", "PoolingRequestOutput",
     "EmbeddingOutput", "EmbeddingRequestOutput",
 )  # fmt: skip
 

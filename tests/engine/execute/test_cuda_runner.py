@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +59,7 @@ class OneLayer:
         self.rotation = angles.cos().contiguous(), angles.sin().contiguous()
 
     def hidden_states(self, batch: DecoderBatch, caches: list[LayerCache]) -> torch.Tensor:
-        qkv = self.embedding[batch.tokens] @ self.qkv.T
+        qkv = batch.embedded(self.embedding) @ self.qkv.T
         none = torch.empty(0)
         query = rope_and_cache(
             qkv, HEADS, KV_HEADS, batch.positions, batch.slots, self.rotation, (none, none, 1e-5), caches[0]
@@ -129,16 +130,23 @@ def rig(
     graphs = Padded(runner._step)
     if padded:
         runner._graphs = graphs  # type: ignore[assignment]
-    known = GenerationModel(vocab_size=VOCAB, max_model_len=MAX_LEN, eos_ids=frozenset(), seed=0, costs=COSTS)
+    known = GenerationModel(
+        vocab_size=VOCAB,
+        max_model_len=MAX_LEN,
+        eos_ids=frozenset(),
+        seed=0,
+        costs=COSTS,
+        embedding_size=HEADS * HEAD_DIM,
+    )
     swapping = SwappingRunner(runner, limits.swap_slots) if limits.swap_slots else runner
     return Rig(GenerationCore(known, swapping, limits, None, proposer=proposer), graphs.shapes, model)
 
 
 def run(
-    core: GenerationCore, prompts: list[list[int]], params: list[SamplingParams], preempt_every: int = 0
+    core: GenerationCore, prompts: Sequence[list[int] | Input], params: list[SamplingParams], preempt_every: int = 0
 ) -> list[RequestOutput]:
     for i, (prompt, each) in enumerate(zip(prompts, params, strict=True)):
-        core.add(str(i), Input(prompt), each)
+        core.add(str(i), prompt if isinstance(prompt, Input) else Input(prompt), each)
     done = []
     for step in itertools.count(1):
         if not core.unfinished:
@@ -198,6 +206,20 @@ def test_preempted_requests_go_on(slots: int, monkeypatch: pytest.MonkeyPatch) -
     stats = made.core.stats()
     assert stats.preemptions > 3
     assert (stats.recomputed_tokens > 0, stats.swapped_in > 0) == (not slots, bool(slots))
+
+
+@pytest.mark.parametrize("limits", [LIMITS, replace(LIMITS, max_tokens=24)], ids=["wide", "chunks"])
+def test_prompts_may_be_embeddings(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, params = work(8)
+    prompts[3] = prompts[3][:1]  # computed as those that decode
+    expected = run(rig(True, limits, monkeypatch).core, prompts, params)
+    made = rig(True, limits, monkeypatch)
+    mixed: list[list[int] | Input] = [
+        Input([0] * len(ids), embeds=made.model.embedding[ids]) if i % 4 else ids for i, ids in enumerate(prompts)
+    ]
+    for _ in range(2):  # the second time by the prefix cache
+        assert [o.outputs for o in run(made.core, mixed, params)] == [o.outputs for o in expected]
+    assert made.shapes, "steps without such a prompt are captured"
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["exact", "padded"])
