@@ -44,7 +44,10 @@ class DraftModelRunner:
 
     def _drafts(self, plan: StepPlan) -> dict[Request, list[int]]:
         """Compute what the plan computes, and then a token for each draft."""
-        first = [self._known(plan, part) for part in plan.computing]
+        # A prompt that came as the target's embeddings means nothing to the draft model, and is never drafted for.
+        first = [self._known(plan, part) for part in plan.computing if part.request.embeds is None]
+        if not first:
+            return {}
         found = self.draft.launch(StepPlan(first, copies=plan.copies)).result().tokens
         drafts = {request: [found[request]] for request in plan.drafts}
         epochs = {part.request: part.epoch for part in first}

@@ -94,6 +94,25 @@ def test_a_model_that_knows_nothing_changes_nothing(smol: LLM, limited: Limited,
     assert stats.accepted_tokens < stats.drafted_tokens / 10
 
 
+def test_prompts_of_embeddings_are_never_drafted_for(smol: LLM, limited: Limited, articles: list[str]) -> None:
+    """They are the target's: the draft model has another hidden size."""
+    core: Any = smol._open.core
+    spec = replace(
+        core.runner.model.spec, layers=1, heads=4, kv_heads=2, hidden_size=64, intermediate_size=96, head_dim=32
+    )
+    llm = drafted(limited(smol, draft_room=200), Decoder(spec, Checkpoint(None, torch.float32, CPU, 1), 2048))
+    changed: Any = llm._open.core
+    changed._intake._model = replace(changed._intake._model, embedding_size=576)
+    prompts, params = work(smol, articles)
+    params = [replace(each, repetition_penalty=1.0) for each in params]  # which would know the tokens
+    given: list[Any] = [{"prompt_embeds": core.runner.model.embedding[ids]} for ids in prompts]
+    expected = essence(outputs(limited(smol), prompts, params))
+    assert essence(outputs(llm, given, params)) == expected
+    assert llm.stats().drafted_tokens == 0
+    assert essence(outputs(llm, [*given[:9], *prompts[9:]], params)) == expected
+    assert llm.stats().drafted_tokens > 0
+
+
 def test_through_the_arguments(smol: LLM) -> None:
     prompt, params = "The capital of France is", SamplingParams(temperature=0, max_tokens=20)
     with LLM(SMOLLM, dtype="float32", speculative_config={"model": SMOLLM, "num_speculative_tokens": 3}) as llm:
