@@ -69,8 +69,8 @@ class BeamSearch:
 
     def search(self, prompts: Sequence[Prompt]) -> Iterator[list[BeamSearchOutput] | None]:
         """Yields ``None`` after each token, and at last the outputs in the order of the prompts."""
-        searches = [_Search(prompt) for prompt in prompts]
-        begun = [search for search in searches if _can_go_on(search)]
+        searches = [_Search(prompt, error=_refusal(prompt)) for prompt in prompts]
+        begun = [search for search in searches if search.error is None]
         outputs = self._run([search.prompt for search in begun], self._sampling)
         for search, output in zip(begun, outputs, strict=True):
             search.error, search.length = output.error, len(output.prompt_token_ids)
@@ -151,11 +151,11 @@ class BeamSearch:
         return text + self._tokenizer.token_text(beam.tokens[-1]) if shown else text
 
 
-def _can_go_on(search: _Search) -> bool:
-    """Whether beams can be prompts again, which are tokens; else the search has its error."""
-    if isinstance(search.prompt, Mapping) and search.prompt.get("prompt_embeds") is not None:
-        search.error = "beam_search needs a prompt of text or tokens, not prompt_embeds"
-    return search.error is None
+def _refusal(prompt: Prompt) -> str | None:
+    """Why the prompt's beams cannot be prompts again, which are tokens, if so."""
+    if isinstance(prompt, Mapping) and prompt.get("prompt_embeds") is not None:
+        return "beam_search needs a prompt of text or tokens, not prompt_embeds"
+    return None
 
 
 def _continued(prompt: Prompt, beam: _Beam) -> Prompt:

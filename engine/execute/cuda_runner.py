@@ -22,7 +22,7 @@ from engine.execute.model_runner import score_prompt
 from engine.execute.prompt_embeds import given_rows, is_given
 from engine.execute.shared_blocks import SharedBlocks
 from engine.execute.step_graphs import Computed, StepGraphs
-from engine.execute.step_layout import StepLayout, StepShape, lay_out, row_bucket, sections
+from engine.execute.step_layout import StepLayout, StepShape, lay_out, named, row_bucket
 from engine.execute.transfer import Parcel, pinned, to_device
 from engine.execute.verify import Rows
 from engine.model.decoder import Decoder, DecoderBatch, GivenRows
@@ -86,14 +86,15 @@ class CudaModelRunner:
             copy_blocks(self.caches, plan.copies)
         self._rows.follow(plan.slices)
         decoding, others = self._decoding(plan)
-        layout = self._lay_out(plan, decoding, others)
+        graphs = self._graphs if self._captured(decoding, others) else None
+        layout = self._lay_out(plan, decoding, others, padded=graphs is not None)
         rows = Rows.of(plan, layout.sampling)
         numbers = torch.from_numpy(layout.numbers)
         began = start_clock(self.device)
         self._follow([*layout.sampling, *plan.forked])
         scored: dict[Request, Sequence[RowLogprobs]] = {}
-        if self._graphs is not None and self._captured(decoding, others):
-            computed = self._graphs.run(layout.shape, pinned(numbers))
+        if graphs is not None:
+            computed = graphs.run(layout.shape, pinned(numbers))
         else:
             given = given_rows([*decoding, *others], self.device, self.model.dtype)
             computed = self._step(layout.shape, to_device(layout.numbers, self.device), given)
@@ -144,8 +145,7 @@ class CudaModelRunner:
             self._rows.feed(known)
         return decoding, others
 
-    def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice]) -> StepLayout:
-        padded = self._graphs is not None and self._captured(decoding, others)
+    def _lay_out(self, plan: StepPlan, decoding: Sequence[Slice], others: Sequence[Slice], padded: bool) -> StepLayout:
         layout = lay_out(plan, decoding, others, self._rows, self._geometry, padded)
         shared = self._shared is not None and self._shared.follow(decoding)
         return replace(layout, shape=replace(layout.shape, shared=shared))
@@ -158,8 +158,8 @@ class CudaModelRunner:
 
     def _step(self, shape: StepShape, numbers: torch.Tensor, given: GivenRows | None = None) -> Computed:
         """A step from its numbers to its tokens, all on the device; only launches, so that it can be captured."""
-        inputs = sections(numbers, shape)
-        hidden = self.model.hidden_states(replace(self._batch(shape, inputs), given=given), self.caches)
+        inputs = named(numbers, shape)
+        hidden = self.model.hidden_states(self._batch(shape, inputs, given), self.caches)
         if not shape.rows:
             return Computed(hidden, hidden[:0], torch.empty(0, dtype=torch.int64, device=self.device))
         rows = row_inputs(self._rows.state, inputs["positions"], inputs["owners"], inputs.get("ends"))
@@ -173,7 +173,7 @@ class CudaModelRunner:
         self._rows.state.last[rows.owners] = drawn.tokens
         return Computed(hidden, logits, drawn.tokens)
 
-    def _batch(self, shape: StepShape, inputs: Mapping[str, torch.Tensor]) -> DecoderBatch:
+    def _batch(self, shape: StepShape, inputs: Mapping[str, torch.Tensor], given: GivenRows | None) -> DecoderBatch:
         """Tokens, their places in the cache, and attention's work."""
         state, positions, count = self._rows.state, inputs["positions"], min(shape.rows, self._most)
         ids, decoding = inputs.get("ids"), inputs.get("decoding")
@@ -193,7 +193,7 @@ class CudaModelRunner:
             split=self._split if shape.split else None,
             side=self._side if count and shape.tokens >= SMALLEST_FORKED else None,
         )
-        return DecoderBatch(tokens.tokens, positions, tokens.slots, attention)
+        return DecoderBatch(tokens.tokens, positions, tokens.slots, attention, given)
 
     def _score_prompts(
         self, hidden: torch.Tensor, first: int, others: Sequence[Slice]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ from engine.schedule.plan import Slice, StepPlan
 from kernels.cuda.geometry import Geometry
 from kernels.cuda.options import kernel_options
 from kernels.cuda.prefill import RECORD, SLOTS, prefill_tiles
-from kernels.cuda.step_inputs import ALIGNED
+from kernels.cuda.step_inputs import aligned
 
 Ints = npt.NDArray[np.int32]
+Numbers = TypeVar("Numbers", Ints, torch.Tensor)
 BUCKETS = (1, 2, 4, 8, 16, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024)
 DRAWN = -1  # in place of a token id: the token that the device drew last for the row
 NOTHING = -1  # in place of a token's number: the row draws nothing
@@ -47,7 +49,7 @@ class StepShape:
         lengths = {"positions": self.tokens, "owners": self.tokens}
         if self.tiles:
             lengths |= {"ids": self.tokens, "ends": self.rows, "decoding": 1, "tiles": RECORD * self.tiles}
-        begins = accumulate((-(-length // ALIGNED) * ALIGNED for length in lengths.values()), initial=0)
+        begins = accumulate(map(aligned, lengths.values()), initial=0)
         return {name: slice(begin, begin + lengths[name]) for name, begin in zip(lengths, begins, strict=False)}
 
     @property
@@ -99,13 +101,8 @@ def lay_out(
     return StepLayout(shape, numbers, sampling)
 
 
-def named(numbers: Ints, shape: StepShape) -> dict[str, Ints]:
-    """Views of a step's numbers by name."""
-    return {name: numbers[place] for name, place in shape.places.items()}
-
-
-def sections(numbers: torch.Tensor, shape: StepShape) -> dict[str, torch.Tensor]:
-    """The same on the device: numbers [shape.size] int32."""
+def named(numbers: Numbers, shape: StepShape) -> dict[str, Numbers]:
+    """Views by name of a step's numbers [shape.size] int32, on the host or on the device."""
     return {name: numbers[place] for name, place in shape.places.items()}
 
 

@@ -64,6 +64,11 @@ def _row_kernel(
     tl.store(row_positions + row, position.to(tl.int64) + 1, mask=live)
 
 
+def aligned(count: int) -> int:
+    """Room for so many numbers, up to where the next column begins."""
+    return -(-count // ALIGNED) * ALIGNED
+
+
 def token_inputs(
     rows: RequestRows,
     positions: torch.Tensor,
@@ -93,7 +98,7 @@ def row_inputs(
 ) -> RowInputs:
     """``kernels.step_inputs.row_inputs``."""
     device, count = positions.device, (owners if ends is None else ends).shape[0]
-    stride = -(-count // ALIGNED) * ALIGNED
+    stride = aligned(count)
     at, mine, seeds, draws = torch.empty(4, stride, dtype=torch.int64, device=device)[:, :count]
     floats = torch.empty(3, stride, device=device)[:, :count]
     top_k = torch.empty(count, dtype=torch.int32, device=device)

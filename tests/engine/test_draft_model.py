@@ -79,14 +79,18 @@ def test_a_model_that_drafts_for_itself_is_always_right(
     assert limits.get("prefix_caching", True) or stats.cached_tokens <= shared
 
 
-def test_a_model_that_knows_nothing_changes_nothing(smol: LLM, limited: Limited, articles: list[str]) -> None:
-    core: Any = smol._open.core
+def ignorant(llm: LLM) -> Decoder:
+    """A small model of random weights with the engine's vocabulary."""
+    core: Any = llm._open.core
     spec = replace(
         core.runner.model.spec, layers=1, heads=4, kv_heads=2, hidden_size=64, intermediate_size=96, head_dim=32
     )
-    dummy = Decoder(spec, Checkpoint(None, torch.float32, CPU, 1), 2048)
+    return Decoder(spec, Checkpoint(None, torch.float32, CPU, 1), 2048)
+
+
+def test_a_model_that_knows_nothing_changes_nothing(smol: LLM, limited: Limited, articles: list[str]) -> None:
     prompts, params = work(smol, articles)
-    llm = drafted(limited(smol, draft_room=200, swap_slots=100, **PREEMPT), dummy)
+    llm = drafted(limited(smol, draft_room=200, swap_slots=100, **PREEMPT), ignorant(smol))
     assert essence(outputs(llm, prompts, params)) == essence(outputs(limited(smol), prompts, params))
     stats = llm.stats()
     assert stats.swapped_in > 0
@@ -97,10 +101,7 @@ def test_a_model_that_knows_nothing_changes_nothing(smol: LLM, limited: Limited,
 def test_prompts_of_embeddings_are_never_drafted_for(smol: LLM, limited: Limited, articles: list[str]) -> None:
     """They are the target's: the draft model has another hidden size."""
     core: Any = smol._open.core
-    spec = replace(
-        core.runner.model.spec, layers=1, heads=4, kv_heads=2, hidden_size=64, intermediate_size=96, head_dim=32
-    )
-    llm = drafted(limited(smol, draft_room=200), Decoder(spec, Checkpoint(None, torch.float32, CPU, 1), 2048))
+    llm = drafted(limited(smol, draft_room=200), ignorant(smol))
     changed: Any = llm._open.core
     changed._intake._model = replace(changed._intake._model, embedding_size=576)
     prompts, params = work(smol, articles)
